@@ -1,3 +1,7 @@
 //! An L4 hot-standby proxy. `ARCHITECTURE.md` says how the parts fit.
+pub mod cli;
+pub mod config;
+pub mod orders;
 pub mod steering;
 pub mod sys;
+pub mod table;

@@ -1,0 +1,121 @@
+//! Descriptor numbers of the shared table.
+
+use std::{fs, io};
+
+use super::check;
+
+/// A number in the descriptor table that supervisor and pools share. Copying it copies the number,
+/// not the descriptor; nothing is closed on drop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Fd(i32);
+
+impl Fd {
+    /// Takes a descriptor over from a type that would close it.
+    pub fn keep(owner: impl std::os::fd::IntoRawFd) -> Self {
+        Self(owner.into_raw_fd())
+    }
+
+    /// A number read from the flow table; it may name nothing.
+    pub const fn from_raw(number: i32) -> Self {
+        Self(number)
+    }
+
+    /// The number.
+    pub const fn raw(self) -> i32 {
+        self.0
+    }
+
+    /// The number as an index, for the tags and records of the flow table.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    /// Lends the descriptor to a library that wants a borrowed one.
+    pub fn borrow(&self) -> std::os::fd::BorrowedFd<'_> {
+        // SAFETY: the number is not -1 (checked calls made it, or the flow table validated it), and
+        // whoever holds the `Fd` keeps it open for the length of the call it lends it to.
+        unsafe { std::os::fd::BorrowedFd::borrow_raw(self.0) }
+    }
+}
+
+/// What a descriptor is, as far as the sweep needs to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A socket.
+    Socket,
+    /// A pipe.
+    Pipe,
+    /// Anything else.
+    Other,
+}
+
+/// Closes a number of the shared table: a real close, for there is one table.
+pub fn close(fd: Fd) {
+    // SAFETY: closing has no memory effect; the flow table's owner rules say that the caller owns
+    // the number. EINTR and EIO leave the number closed on Linux (close(2)), so there is no error to act on.
+    unsafe { libc::close(fd.raw()) };
+}
+
+/// What kind of object a number names; `None` if nothing.
+pub fn kind(fd: Fd) -> Option<Kind> {
+    // SAFETY: `stat` is plain data, fully written by a successful fstat.
+    let mode = unsafe {
+        let mut stat: libc::stat = std::mem::zeroed();
+        check(libc::fstat(fd.raw(), &mut stat)).ok()?;
+        stat.st_mode & libc::S_IFMT
+    };
+    Some(match mode {
+        libc::S_IFSOCK => Kind::Socket,
+        libc::S_IFIFO => Kind::Pipe,
+        _ => Kind::Other,
+    })
+}
+
+/// All numbers open in this process's table, ascending, but for the one that this call uses itself.
+///
+/// # Errors
+/// `/proc` is not mounted or not readable.
+pub fn open_numbers() -> io::Result<Vec<Fd>> {
+    let mut numbers: Vec<i32> = fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    numbers.sort_unstable();
+    Ok(numbers.into_iter().map(Fd).filter(|fd| kind(*fd).is_some()).collect())
+}
+
+/// Leaves the shared table for an own one that holds only the numbers below `first`
+/// (`close_range(2)` with `CLOSE_RANGE_UNSHARE`, Linux 5.9). The descriptors above are never
+/// duplicated, so a close by a pool meanwhile stays a real close.
+///
+/// # Errors
+/// Out of memory.
+pub fn unshare_below(first: Fd) -> io::Result<()> {
+    // SAFETY: only numbers of the new, private table are closed.
+    let result = unsafe {
+        libc::syscall(libc::SYS_close_range, first.raw() as u32, u32::MAX, libc::CLOSE_RANGE_UNSHARE)
+    };
+    check(result as i32).map(drop)
+}
+
+/// Soft and hard limit of open descriptors.
+///
+/// # Errors
+/// None in practice (getrlimit(2)).
+pub fn limit() -> io::Result<(u64, u64)> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid rlimit for the call to write.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) })?;
+    Ok((limit.rlim_cur, limit.rlim_max))
+}
+
+/// Raises the soft limit of open descriptors to the hard one, and answers it.
+///
+/// # Errors
+/// A security module forbids it.
+pub fn raise_limit() -> io::Result<u64> {
+    let (_, hard) = limit()?;
+    let wanted = libc::rlimit { rlim_cur: hard, rlim_max: hard };
+    // SAFETY: `wanted` is a valid rlimit for the call to read.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &wanted) })?;
+    Ok(hard)
+}

@@ -1,0 +1,33 @@
+//! `poll(2)`, for the supervisor.
+
+use std::{io, time::Duration};
+
+use super::{Fd, check};
+
+/// Waits until one of `fds` is readable, at most `timeout`, and says which are. A signal ends the
+/// wait early with none.
+///
+/// # Errors
+/// Out of memory.
+pub fn readable(fds: &[Fd], timeout: Duration) -> io::Result<Vec<bool>> {
+    ready(fds, libc::POLLIN, timeout)
+}
+
+/// Whether a socket would take bytes now.
+pub fn writable_now(socket: Fd) -> bool {
+    ready(&[socket], libc::POLLOUT, Duration::ZERO).is_ok_and(|ready| ready[0])
+}
+
+fn ready(fds: &[Fd], events: libc::c_short, timeout: Duration) -> io::Result<Vec<bool>> {
+    let mut polled: Vec<libc::pollfd> =
+        fds.iter().map(|fd| libc::pollfd { fd: fd.raw(), events, revents: 0 }).collect();
+    let timeout_ms = timeout.as_millis().min(i32::MAX as u128) as i32;
+    // SAFETY: pointer and length are those of a live vector.
+    let count = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, timeout_ms) };
+    match check(count) {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+        Err(error) => return Err(error),
+    }
+    Ok(polled.iter().map(|polled| polled.revents != 0).collect())
+}

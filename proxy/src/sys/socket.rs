@@ -1,0 +1,385 @@
+//! Sockets: listening, accepting, connecting, shutting down, resetting.
+
+use std::{
+    io,
+    mem::MaybeUninit,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
+    time::Duration,
+};
+
+use super::{Fd, check, fd::close};
+
+/// TCP or UDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    /// Connections.
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
+/// What a listening socket is made with.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenOptions {
+    /// IPv6 wildcard only: take no IPv4 traffic.
+    pub v6_only: bool,
+    /// TCP: connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
+    pub backlog: i32,
+    /// UDP: bytes that may wait in the socket.
+    pub receive_buffer: i32,
+    /// TCP keepalive: idle time before the first probe.
+    pub keepalive: Duration,
+}
+
+/// A raw address as the kernel takes and gives it.
+#[derive(Clone, Copy)]
+pub struct RawAddress {
+    storage: libc::sockaddr_storage,
+    len: libc::socklen_t,
+}
+
+impl From<SocketAddr> for RawAddress {
+    fn from(address: SocketAddr) -> Self {
+        // SAFETY: all-zero is a valid sockaddr_storage, and both concrete types fit into it.
+        let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+        let len = match address {
+            SocketAddr::V4(v4) => {
+                // SAFETY: sockaddr_storage is large enough and aligned for every sockaddr.
+                let raw = unsafe { &mut *(&raw mut storage).cast::<libc::sockaddr_in>() };
+                raw.sin_family = libc::AF_INET as libc::sa_family_t;
+                raw.sin_port = v4.port().to_be();
+                raw.sin_addr.s_addr = u32::from_ne_bytes(v4.ip().octets());
+                size_of::<libc::sockaddr_in>()
+            }
+            SocketAddr::V6(v6) => {
+                // SAFETY: as above.
+                let raw = unsafe { &mut *(&raw mut storage).cast::<libc::sockaddr_in6>() };
+                raw.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+                raw.sin6_port = v6.port().to_be();
+                raw.sin6_addr.s6_addr = v6.ip().octets();
+                raw.sin6_scope_id = v6.scope_id();
+                size_of::<libc::sockaddr_in6>()
+            }
+        };
+        Self { storage, len: len as libc::socklen_t }
+    }
+}
+
+impl RawAddress {
+    /// An empty one for the kernel to fill.
+    pub fn empty() -> Self {
+        // SAFETY: all-zero is a valid sockaddr_storage.
+        let storage = unsafe { MaybeUninit::zeroed().assume_init() };
+        Self { storage, len: size_of::<libc::sockaddr_storage>() as libc::socklen_t }
+    }
+
+    /// Pointer and length for a call that reads the address.
+    pub(crate) fn as_raw(&self) -> (*const libc::sockaddr, libc::socklen_t) {
+        ((&raw const self.storage).cast(), self.len)
+    }
+
+    /// Pointer and length pointer for a call that writes the address.
+    pub(crate) fn as_raw_mut(&mut self) -> (*mut libc::sockaddr, *mut libc::socklen_t) {
+        ((&raw mut self.storage).cast(), &raw mut self.len)
+    }
+
+    /// The address, if it is an internet one.
+    pub fn decode(&self) -> Option<SocketAddr> {
+        match i32::from(self.storage.ss_family) {
+            libc::AF_INET => {
+                // SAFETY: the family says which type the storage holds.
+                let raw = unsafe { &*(&raw const self.storage).cast::<libc::sockaddr_in>() };
+                let ip = Ipv4Addr::from(raw.sin_addr.s_addr.to_ne_bytes());
+                Some(SocketAddrV4::new(ip, u16::from_be(raw.sin_port)).into())
+            }
+            libc::AF_INET6 => {
+                // SAFETY: as above.
+                let raw = unsafe { &*(&raw const self.storage).cast::<libc::sockaddr_in6>() };
+                let ip = Ipv6Addr::from(raw.sin6_addr.s6_addr);
+                let port = u16::from_be(raw.sin6_port);
+                Some(SocketAddrV6::new(ip, port, 0, raw.sin6_scope_id).into())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Whether a port is free of sockets that are not ours. Binding with `SO_REUSEPORT` would silently
+/// join a group that another process of this user has made, and take its traffic.
+///
+/// # Errors
+/// `AddrInUse`: somebody is bound there. `AddrNotAvailable`: no such local address.
+/// `PermissionDenied`: a port below 1024 and no right to it.
+pub fn probe_port(protocol: Protocol, address: SocketAddr, options: ListenOptions) -> io::Result<()> {
+    let socket = new_socket(protocol, address, libc::SOCK_CLOEXEC)?;
+    let result = (|| {
+        if protocol == Protocol::Tcp {
+            // Connections in TIME_WAIT do not count as taken; a listening socket does. (For UDP
+            // the option would mean sharing the port.)
+            set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+        }
+        bind(socket, address, options.v6_only)?;
+        match protocol {
+            Protocol::Tcp => listen(socket, 1),
+            Protocol::Udp => Ok(()),
+        }
+    })();
+    close(socket);
+    result
+}
+
+/// Makes one bound, listening, non-blocking socket of a reuseport group. TCP options that accepted
+/// sockets inherit (`sk_clone_lock`, net/core/sock.c) are set here once.
+///
+/// # Errors
+/// As [`probe_port`].
+pub fn listener(protocol: Protocol, address: SocketAddr, options: ListenOptions) -> io::Result<Fd> {
+    let socket = new_socket(protocol, address, libc::SOCK_NONBLOCK)?;
+    let result = (|| {
+        set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+        match protocol {
+            Protocol::Tcp => {
+                set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+                set_flow_options(socket, options.keepalive)?;
+                bind(socket, address, options.v6_only)?;
+                listen(socket, options.backlog)
+            }
+            Protocol::Udp => {
+                set_receive_buffer(socket, options.receive_buffer)?;
+                bind(socket, address, options.v6_only)
+            }
+        }
+    })();
+    if let Err(error) = result {
+        close(socket);
+        return Err(error);
+    }
+    Ok(socket)
+}
+
+/// Makes a non-blocking TCP socket to connect with. It stays open across exec, as all flows do.
+///
+/// # Errors
+/// The descriptor limit is reached.
+pub fn stream(to: SocketAddr, keepalive: Duration) -> io::Result<Fd> {
+    let socket = new_socket(Protocol::Tcp, to, libc::SOCK_NONBLOCK)?;
+    set_flow_options(socket, keepalive).inspect_err(|_| close(socket))?;
+    Ok(socket)
+}
+
+/// Makes a non-blocking UDP socket to reach an upstream server with.
+///
+/// # Errors
+/// The descriptor limit is reached.
+pub fn datagram(to: SocketAddr) -> io::Result<Fd> {
+    new_socket(Protocol::Udp, to, libc::SOCK_NONBLOCK)
+}
+
+/// Starts to connect; readiness for writing tells the end of it.
+///
+/// # Errors
+/// What connect(2) says at once, such as `ENETUNREACH`; being in progress is no error.
+pub fn connect(socket: Fd, to: SocketAddr) -> io::Result<()> {
+    let raw = RawAddress::from(to);
+    let (address, len) = raw.as_raw();
+    // SAFETY: `raw` lives for the call and `len` is its length.
+    match check(unsafe { libc::connect(socket.raw(), address, len) }) {
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// Accepts one waiting connection, non-blocking, open across exec.
+///
+/// # Errors
+/// `WouldBlock`: none waits. `ConnectionAborted`: it was reset meanwhile. `EMFILE`, `ENFILE`: no
+/// descriptor left, and the connection goes on waiting.
+pub fn accept(listener: Fd) -> io::Result<Fd> {
+    let (address, len) = (std::ptr::null_mut(), std::ptr::null_mut());
+    // SAFETY: no address is asked for.
+    check(unsafe { libc::accept4(listener.raw(), address, len, libc::SOCK_NONBLOCK) }).map(Fd::from_raw)
+}
+
+/// Ends our sending: the peer reads the end of the stream. Doing it again is harmless.
+pub fn shutdown_write(socket: Fd) {
+    // SAFETY: integers only. ENOTCONN means that there is nobody left to tell.
+    unsafe { libc::shutdown(socket.raw(), libc::SHUT_WR) };
+}
+
+/// Resets a connection (`connect` to `AF_UNSPEC`: `tcp_disconnect`, net/ipv4/tcp.c): the peer reads
+/// `ECONNRESET`, bytes in the socket are dropped, the number stays open.
+pub fn reset(socket: Fd) {
+    // SAFETY: all-zero is a valid sockaddr, of family AF_UNSPEC.
+    unsafe {
+        let unspecified: libc::sockaddr = std::mem::zeroed();
+        libc::connect(socket.raw(), &unspecified, size_of::<libc::sockaddr>() as libc::socklen_t);
+    }
+}
+
+/// Takes the pending error of a socket, if there is one (`SO_ERROR` clears it).
+pub fn take_error(socket: Fd) -> Option<io::Error> {
+    match get_int(socket, libc::SOL_SOCKET, libc::SO_ERROR) {
+        Ok(0) => None,
+        Ok(code) => Some(io::Error::from_raw_os_error(code)),
+        Err(error) => Some(error),
+    }
+}
+
+/// Whether a TCP socket is in a listening state, and how many connections wait in it.
+///
+/// # Errors
+/// Not a TCP socket.
+pub fn accept_queue(listener: Fd) -> io::Result<u32> {
+    // For a listener the kernel reports sk_ack_backlog as unacked (tcp_get_info, net/ipv4/tcp.c).
+    Ok(tcp_info(listener)?.tcpi_unacked)
+}
+
+/// The `TCP_INFO` of a socket (linux/tcp.h).
+///
+/// # Errors
+/// Not a TCP socket.
+pub fn tcp_info(socket: Fd) -> io::Result<libc::tcp_info> {
+    // SAFETY: tcp_info is plain integers, so zeroes and what the kernel writes are valid; `len` bounds the write.
+    unsafe {
+        let mut info: libc::tcp_info = std::mem::zeroed();
+        let mut len = size_of_val(&info) as libc::socklen_t;
+        check(libc::getsockopt(
+            socket.raw(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &mut len,
+        ))?;
+        Ok(info)
+    }
+}
+
+/// The local address of a socket.
+///
+/// # Errors
+/// Not a socket.
+pub fn local_address(socket: Fd) -> io::Result<SocketAddr> {
+    let mut raw = RawAddress::empty();
+    let (address, len) = raw.as_raw_mut();
+    // SAFETY: `address` has room for `len` bytes.
+    check(unsafe { libc::getsockname(socket.raw(), address, len) })?;
+    raw.decode().ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))
+}
+
+/// A pair of connected datagram-keeping local sockets, close-on-exec and non-blocking.
+///
+/// # Errors
+/// The descriptor limit is reached.
+pub fn message_pair() -> io::Result<(Fd, Fd)> {
+    let mut ends = [0; 2];
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: `ends` has room for the two numbers.
+    check(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, ends.as_mut_ptr()) })?;
+    Ok((Fd::from_raw(ends[0]), Fd::from_raw(ends[1])))
+}
+
+/// Sends one message whole.
+///
+/// # Errors
+/// `WouldBlock`: the other end does not read. `BrokenPipe`: it is gone.
+pub fn send_message(socket: Fd, bytes: &[u8]) -> io::Result<()> {
+    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+    // SAFETY: pointer and length are those of a live slice.
+    super::check_len(unsafe { libc::send(socket.raw(), bytes.as_ptr().cast(), bytes.len(), flags) }).map(drop)
+}
+
+/// Receives one message of at most `buffer`'s length; 0 if the other end is gone.
+///
+/// # Errors
+/// `WouldBlock`: none waits.
+pub fn receive_message(socket: Fd, buffer: &mut [u8]) -> io::Result<usize> {
+    let (pointer, len) = (buffer.as_mut_ptr().cast(), buffer.len());
+    // SAFETY: pointer and length are those of a live, exclusive slice.
+    super::check_len(unsafe { libc::recv(socket.raw(), pointer, len, libc::MSG_DONTWAIT) })
+}
+
+/// An event counter (eventfd(2)), non-blocking, to ring a worker with.
+///
+/// # Errors
+/// The descriptor limit is reached.
+pub fn bell() -> io::Result<Fd> {
+    // SAFETY: integers only.
+    check(unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) }).map(Fd::from_raw)
+}
+
+/// Makes the bell's descriptor readable.
+pub fn ring(bell: Fd) {
+    let one = 1u64;
+    // SAFETY: eight bytes are read from a live local. EAGAIN means that it rings already.
+    unsafe { libc::write(bell.raw(), (&raw const one).cast(), 8) };
+}
+
+/// Makes it unreadable again.
+pub fn silence(bell: Fd) {
+    let mut count = 0u64;
+    // SAFETY: eight bytes are written to a live local.
+    unsafe { libc::read(bell.raw(), (&raw mut count).cast(), 8) };
+}
+
+fn new_socket(protocol: Protocol, address: SocketAddr, flags: libc::c_int) -> io::Result<Fd> {
+    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let kind = match protocol {
+        Protocol::Tcp => libc::SOCK_STREAM,
+        Protocol::Udp => libc::SOCK_DGRAM,
+    };
+    // SAFETY: integers only.
+    check(unsafe { libc::socket(family, kind | flags, 0) }).map(Fd::from_raw)
+}
+
+/// What every relayed TCP socket has: small writes are sent at once, a dead peer is noticed, and
+/// urgent bytes are counted in the stream (needed for exact stream positions).
+fn set_flow_options(socket: Fd, keepalive: Duration) -> io::Result<()> {
+    set_int(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    set_int(socket, libc::SOL_SOCKET, libc::SO_OOBINLINE, 1)?;
+    set_int(socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
+    let seconds = keepalive.as_secs().clamp(1, 32_767) as libc::c_int;
+    set_int(socket, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, seconds)?;
+    set_int(socket, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, (seconds / 4).max(1))
+}
+
+fn bind(socket: Fd, address: SocketAddr, v6_only: bool) -> io::Result<()> {
+    if address.is_ipv6() {
+        set_int(socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, v6_only.into())?;
+    }
+    let raw = RawAddress::from(address);
+    let (address, len) = raw.as_raw();
+    // SAFETY: `raw` lives for the call and `len` is its length.
+    check(unsafe { libc::bind(socket.raw(), address, len) }).map(drop)
+}
+
+fn listen(socket: Fd, backlog: i32) -> io::Result<()> {
+    // SAFETY: integers only.
+    check(unsafe { libc::listen(socket.raw(), backlog) }).map(drop)
+}
+
+/// Sets the receive buffer, past `net.core.rmem_max` if this process may.
+fn set_receive_buffer(socket: Fd, bytes: i32) -> io::Result<()> {
+    set_int(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes)
+        .or_else(|_| set_int(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes))
+}
+
+/// Sets an integer option.
+///
+/// # Errors
+/// As setsockopt(2).
+pub(crate) fn set_int(socket: Fd, level: i32, option: i32, value: i32) -> io::Result<()> {
+    let len = size_of::<i32>() as libc::socklen_t;
+    // SAFETY: `len` bytes are read from a live local.
+    check(unsafe { libc::setsockopt(socket.raw(), level, option, (&raw const value).cast(), len) }).map(drop)
+}
+
+/// Reads an integer option.
+///
+/// # Errors
+/// As getsockopt(2).
+pub(crate) fn get_int(socket: Fd, level: i32, option: i32) -> io::Result<i32> {
+    let (mut value, mut len) = (0i32, size_of::<i32>() as libc::socklen_t);
+    // SAFETY: at most `len` bytes are written to a live local.
+    check(unsafe { libc::getsockopt(socket.raw(), level, option, (&raw mut value).cast(), &mut len) })?;
+    Ok(value)
+}

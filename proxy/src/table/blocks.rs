@@ -1,0 +1,223 @@
+//! The blocks of supervisor, seats and workers.
+
+use std::sync::atomic::{
+    AtomicI32, AtomicU32, AtomicU64,
+    Ordering::{Acquire, Release},
+};
+
+use zerocopy::{FromZeros, KnownLayout};
+
+use super::{Counter, Gauge, Histogram};
+use crate::sys::Fd;
+
+/// A pool's state, as the supervisor sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum PoolState {
+    /// No process.
+    Dead = 0,
+    /// Cloned; not all of its workers have stamped their lease yet.
+    Starting = 1,
+    /// Serving, or ready to.
+    Ready = 2,
+    /// The lease of one or more workers has run out.
+    Suspect = 3,
+    /// Killed; its death is not seen yet.
+    Fenced = 4,
+}
+
+impl PoolState {
+    /// All, with their label values.
+    pub const ALL: [(Self, &'static str); 5] = [
+        (Self::Dead, "dead"),
+        (Self::Starting, "starting"),
+        (Self::Ready, "ready"),
+        (Self::Suspect, "suspect"),
+        (Self::Fenced, "fenced"),
+    ];
+
+    /// The label value.
+    pub fn label(self) -> &'static str {
+        Self::ALL[self as usize].1
+    }
+}
+
+/// Why new traffic moved to the other pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailoverReason {
+    /// The pool died.
+    Killed,
+    /// Its leases ran out.
+    Hung,
+    /// Somebody asked for it.
+    Manual,
+}
+
+impl FailoverReason {
+    /// All, with their label values.
+    pub const ALL: [(Self, &'static str); 3] =
+        [(Self::Killed, "killed"), (Self::Hung, "hung"), (Self::Manual, "manual")];
+}
+
+/// Why an established flow was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LostReason {
+    /// Its pool died.
+    PoolDied,
+    /// The drain timeout or `stop --now` ended it.
+    Stopped,
+}
+
+impl LostReason {
+    /// All, with their label values.
+    pub const ALL: [(Self, &'static str); 2] = [(Self::PoolDied, "pool_died"), (Self::Stopped, "stopped")];
+}
+
+/// The steps of a takeover, timed each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TakeoverStage {
+    /// From noticing to the pool's death.
+    Fence,
+    /// Handing its listening sockets to the other pool.
+    Queues,
+    /// Closing what it left.
+    Sweep,
+    /// From death to a new pool that is ready.
+    Reseat,
+}
+
+impl TakeoverStage {
+    /// All, with their label values.
+    pub const ALL: [(Self, &'static str); 4] =
+        [(Self::Fence, "fence"), (Self::Queues, "queues"), (Self::Sweep, "sweep"), (Self::Reseat, "reseat")];
+}
+
+/// How far draining has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum DrainState {
+    /// Not asked for.
+    No = 0,
+    /// New connections are refused; old ones go on.
+    Draining = 1,
+    /// No flow is left.
+    Drained = 2,
+}
+
+/// An integer cell that names a descriptor or a process; 0 for none.
+#[repr(transparent)]
+#[derive(Debug, FromZeros, KnownLayout)]
+pub struct NumberCell(AtomicI32);
+
+impl NumberCell {
+    /// The number.
+    pub fn get(&self) -> i32 {
+        self.0.load(Acquire)
+    }
+
+    /// Sets it.
+    pub fn set(&self, number: i32) {
+        self.0.store(number, Release);
+    }
+
+    /// The number as a descriptor.
+    pub fn fd(&self) -> Fd {
+        Fd::from_raw(self.get())
+    }
+}
+
+/// Written by the supervisor.
+#[repr(C, align(64))]
+#[derive(Debug, FromZeros, KnownLayout)]
+pub struct SupervisorBlock {
+    /// Its process number.
+    pub pid: NumberCell,
+    /// The gate of the opening windows ([`super::Window`]): 1 while a sweep is looking.
+    pub gate: AtomicU32,
+    /// A [`DrainState`].
+    drain: AtomicU32,
+    /// The control process's number.
+    pub control_pid: NumberCell,
+    /// Control processes started after the first.
+    pub control_restarts: Counter,
+    /// By [`FailoverReason`].
+    pub failovers: [Counter; 3],
+    /// Pools whose work the other pool took over.
+    pub takeovers: Counter,
+    /// By [`TakeoverStage`].
+    pub takeover_duration: [Histogram; 4],
+    /// TCP connections lost, by [`LostReason`].
+    pub lost_tcp: [Counter; 2],
+    /// UDP flows lost, by [`LostReason`].
+    pub lost_udp: [Counter; 2],
+}
+
+impl SupervisorBlock {
+    /// How far draining has come.
+    pub fn drain(&self) -> DrainState {
+        match self.drain.load(Acquire) {
+            0 => DrainState::No,
+            1 => DrainState::Draining,
+            _ => DrainState::Drained,
+        }
+    }
+
+    /// Sets it.
+    pub fn set_drain(&self, state: DrainState) {
+        self.drain.store(state as u32, Release);
+    }
+}
+
+/// Written by the supervisor, one a seat.
+#[repr(C, align(64))]
+#[derive(Debug, FromZeros, KnownLayout)]
+pub struct SeatBlock {
+    /// The pool's process number; 0 while there is none.
+    pub pid: NumberCell,
+    /// The pool's epoch.
+    pub epoch: AtomicU32,
+    state: AtomicU32,
+    /// Pools started in this seat after the first.
+    pub restarts: Counter,
+}
+
+impl SeatBlock {
+    /// The pool's state.
+    pub fn state(&self) -> PoolState {
+        let number = self.state.load(Acquire) as usize;
+        PoolState::ALL.get(number).map_or(PoolState::Dead, |(state, _)| *state)
+    }
+
+    /// Sets it.
+    pub fn set_state(&self, state: PoolState) {
+        self.state.store(state as u32, Release);
+    }
+}
+
+/// Written by the worker, but for `epoll` and `bell`, which the supervisor sets before it clones the pool.
+#[repr(C, align(128))]
+#[derive(Debug, FromZeros, KnownLayout)]
+pub struct WorkerBlock {
+    /// Its epoll set.
+    pub epoll: NumberCell,
+    /// Its bell: readable when an order in the supervisor's block has changed.
+    pub bell: NumberCell,
+    /// Its opening window ([`super::Window`]).
+    pub opening: AtomicU32,
+    /// 1 once its loop runs; the supervisor clears it before it clones a pool.
+    pub running: AtomicU32,
+    /// Turns of its loop.
+    pub turns: AtomicU64,
+    /// TCP connections that it has open.
+    pub connections: Gauge,
+    /// UDP flows that it has open.
+    pub udp_flows: Gauge,
+    /// Pipes at rest.
+    pub pipes_free: Gauge,
+    /// Pipes lent to flows.
+    pub pipes_lent: Gauge,
+    /// Turns in which a flow had to wait for a pipe.
+    pub pipe_waits: Counter,
+    /// Connections accepted.
+    pub accepted: Counter,
+}

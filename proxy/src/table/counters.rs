@@ -1,0 +1,215 @@
+//! Counters in shared memory. Each has one writer at a time, so adding is a load and a store.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use zerocopy::{FromZeros, KnownLayout};
+
+/// A number that only grows, for the life of the supervisor.
+#[repr(transparent)]
+#[derive(Debug, FromZeros, KnownLayout)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds.
+    pub fn add(&self, count: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(count), Relaxed);
+    }
+
+    /// The value.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// A number that goes up and down.
+#[repr(transparent)]
+#[derive(Debug, FromZeros, KnownLayout)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// Adds one.
+    pub fn up(&self) {
+        self.set(self.get().wrapping_add(1));
+    }
+
+    /// Takes one away; stays at 0.
+    pub fn down(&self) {
+        self.set(self.get().saturating_sub(1));
+    }
+
+    /// Sets it.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
+    /// The value.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Upper bounds of a [`Histogram`]'s buckets, milliseconds; the last bucket is everything above.
+pub const HISTOGRAM_BOUNDS_MS: [u64; 13] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000];
+
+/// Durations, counted by bucket (not cumulated).
+#[repr(C)]
+#[derive(Debug, FromZeros, KnownLayout)]
+pub struct Histogram {
+    /// Counts by [`HISTOGRAM_BOUNDS_MS`], and one for what is above.
+    pub buckets: [Counter; HISTOGRAM_BOUNDS_MS.len() + 1],
+    /// Sum of all durations, microseconds.
+    pub sum_us: Counter,
+}
+
+impl Histogram {
+    /// Counts a duration.
+    pub fn observe_us(&self, microseconds: u64) {
+        let above = |bound: &&u64| microseconds > **bound * 1000;
+        self.buckets[HISTOGRAM_BOUNDS_MS.iter().take_while(above).count()].add(1);
+        self.sum_us.add(microseconds);
+    }
+}
+
+/// Why a connection was turned away right after it was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// `--max-connections` is reached.
+    Limit,
+    /// The process has no descriptor left.
+    Descriptors,
+    /// No upstream server could be reached.
+    Upstream,
+}
+
+impl Rejection {
+    /// All, with their label values.
+    pub const ALL: [(Self, &'static str); 3] =
+        [(Self::Limit, "limit"), (Self::Descriptors, "descriptors"), (Self::Upstream, "upstream")];
+}
+
+/// Why datagrams were dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropReason {
+    /// `--max-flows` is reached.
+    Limit,
+    /// The process has no descriptor left.
+    Descriptors,
+    /// No upstream server takes it: none is up, or the server answered with an ICMP error.
+    Upstream,
+    /// A socket's send buffer was full.
+    Congestion,
+    /// Larger than a datagram may be on its way out (`EMSGSIZE`), or otherwise not sendable.
+    Unsendable,
+}
+
+impl DropReason {
+    /// All, with their label values.
+    pub const ALL: [(Self, &'static str); 5] = [
+        (Self::Limit, "limit"),
+        (Self::Descriptors, "descriptors"),
+        (Self::Upstream, "upstream"),
+        (Self::Congestion, "congestion"),
+        (Self::Unsendable, "unsendable"),
+    ];
+}
+
+/// What one worker has counted for one listener.
+#[repr(C, align(64))]
+#[derive(Debug, FromZeros, KnownLayout)]
+pub struct ListenerCounters {
+    /// TCP connections taken from the accept queue (rejected ones too); UDP flows begun.
+    pub accepted: Counter,
+    /// Connections or flows open now.
+    pub open: Gauge,
+    /// Rejected connections, by [`Rejection`].
+    pub rejected: [Counter; 3],
+    /// Bytes from clients.
+    pub received_bytes: Counter,
+    /// Bytes to clients.
+    pub sent_bytes: Counter,
+    /// UDP datagrams from clients.
+    pub datagrams_received: Counter,
+    /// UDP datagrams to clients.
+    pub datagrams_sent: Counter,
+    /// UDP datagrams dropped either way, by [`DropReason`].
+    pub datagrams_dropped: [Counter; 5],
+    /// Connections closed because nothing came or went for `--idle-timeout`.
+    pub idle_closed: Counter,
+}
+
+impl ListenerCounters {
+    /// Counts a rejected connection.
+    pub fn reject(&self, reason: Rejection) {
+        self.rejected[reason as usize].add(1);
+    }
+
+    /// Counts dropped datagrams.
+    pub fn dropped(&self, reason: DropReason, datagrams: u64) {
+        self.datagrams_dropped[reason as usize].add(datagrams);
+    }
+}
+
+/// Why connecting to an upstream server failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectFailure {
+    /// It answered RST, or ICMP port unreachable.
+    Refused,
+    /// `--connect-timeout` passed.
+    Timeout,
+    /// There is no way to it.
+    Unreachable,
+    /// Anything else.
+    Other,
+}
+
+impl ConnectFailure {
+    /// All, with their label values.
+    pub const ALL: [(Self, &'static str); 4] = [
+        (Self::Refused, "refused"),
+        (Self::Timeout, "timeout"),
+        (Self::Unreachable, "unreachable"),
+        (Self::Other, "other"),
+    ];
+}
+
+/// What one worker has counted for one upstream server.
+#[repr(C, align(64))]
+#[derive(Debug, FromZeros, KnownLayout)]
+pub struct ServerCounters {
+    /// TCP connections made and UDP flows begun.
+    pub connections: Counter,
+    /// Connections and flows open now, or being made.
+    pub open: Gauge,
+    /// Failures to connect, by [`ConnectFailure`].
+    pub failures: [Counter; 4],
+    /// How long connecting took.
+    pub connect_duration: Histogram,
+}
+
+/// What all pools know of one upstream server. Several writers; a lost race costs a moment's
+/// wrong choice of server and nothing else.
+#[repr(C, align(64))]
+#[derive(Debug, FromZeros, KnownLayout)]
+pub struct ServerState {
+    /// Passed over until then, milliseconds of the monotonic clock, wrapping; see `failures`.
+    pub passed_over_until_ms: AtomicU32,
+    /// Failures in a row; 0: the server is up.
+    pub failures: AtomicU32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_lands_in_its_bucket() {
+        let histogram = Histogram::new_zeroed();
+        for microseconds in [0, 1000, 1001, 20_000_000] {
+            histogram.observe_us(microseconds);
+        }
+        assert_eq!(histogram.buckets[0].get(), 2);
+        assert_eq!(histogram.buckets[1].get(), 1);
+        assert_eq!(histogram.buckets[HISTOGRAM_BOUNDS_MS.len()].get(), 1);
+        assert_eq!(histogram.sum_us.get(), 20_002_001);
+    }
+}

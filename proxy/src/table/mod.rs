@@ -1,0 +1,212 @@
+//! The flow table: the memory that supervisor, pools and control share, and nothing else is shared.
+//!
+//! Every word has one writer at a time: the supervisor its own block and the seats' blocks, a worker
+//! its own block, counters and the tags and records of the flows it owns (until the supervisor has
+//! seen it dead). Everybody may read everything, and believes nothing unchecked.
+
+mod blocks;
+mod counters;
+mod record;
+mod tag;
+mod window;
+
+pub use blocks::{
+    DrainState, FailoverReason, LostReason, PoolState, SeatBlock, SupervisorBlock, TakeoverStage, WorkerBlock,
+};
+pub use counters::{
+    ConnectFailure, Counter, DropReason, Gauge, HISTOGRAM_BOUNDS_MS, Histogram, ListenerCounters, Rejection,
+    ServerCounters, ServerState,
+};
+pub use record::{Direction, Holder, Record, State, flag};
+pub use tag::{Kind, Tag, TagCell};
+pub use window::Window;
+
+use std::io;
+
+use crate::sys::{Fd, epoll::EventBuffer, memory::SharedMemory};
+use proxy_common::lease::SEATS;
+
+/// Layout version of everything in here; an upgrade compares it.
+pub const VERSION: u32 = 1;
+
+/// How many of each thing the table has room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dimensions {
+    /// Descriptor numbers: the process's limit.
+    pub descriptors: usize,
+    /// Workers per pool.
+    pub workers: usize,
+    /// Listeners.
+    pub listeners: usize,
+    /// Upstream servers.
+    pub servers: usize,
+}
+
+/// Byte offsets of the parts.
+#[derive(Clone, Copy)]
+struct Layout {
+    seats: usize,
+    workers: usize,
+    listeners: usize,
+    server_counters: usize,
+    servers: usize,
+    events: usize,
+    tags: usize,
+    records: usize,
+    end: usize,
+}
+
+impl Layout {
+    fn new(dimensions: Dimensions) -> Self {
+        let Dimensions { descriptors, workers, listeners, servers } = dimensions;
+        let all_workers = SEATS * workers;
+        let mut end = 0;
+        let mut part = |size: usize, count: usize| {
+            // Each part starts on its own page, so that pages hold one kind of thing.
+            let start = usize::next_multiple_of(end, 4096);
+            end = start + size * count;
+            start
+        };
+        part(size_of::<SupervisorBlock>(), 1);
+        let seats = part(size_of::<SeatBlock>(), SEATS);
+        let workers = part(size_of::<WorkerBlock>(), all_workers);
+        let listeners = part(size_of::<ListenerCounters>(), all_workers * listeners);
+        let server_counters = part(size_of::<ServerCounters>(), all_workers * servers);
+        let servers = part(size_of::<ServerState>(), servers);
+        let events = part(size_of::<EventBuffer>(), all_workers);
+        let tags = part(size_of::<TagCell>(), descriptors);
+        let records = part(size_of::<Record>(), descriptors);
+        Self { seats, workers, listeners, server_counters, servers, events, tags, records, end }
+    }
+}
+
+/// The flow table. Copies name the same memory, in every process that was cloned since.
+#[derive(Clone, Copy)]
+pub struct Table {
+    memory: SharedMemory,
+    layout: Layout,
+    dimensions: Dimensions,
+}
+
+impl Table {
+    /// Makes an empty table; pages are used as they are touched.
+    ///
+    /// # Errors
+    /// The memory limit is reached.
+    pub fn create(dimensions: Dimensions) -> io::Result<(Fd, Self)> {
+        let layout = Layout::new(dimensions);
+        let (fd, memory) = SharedMemory::create(c"proxy-flows", layout.end)?;
+        Ok((fd, Self { memory, layout, dimensions }))
+    }
+
+    /// What it has room for.
+    pub fn dimensions(&self) -> Dimensions {
+        self.dimensions
+    }
+
+    /// The supervisor's block.
+    pub fn supervisor(&self) -> &'static SupervisorBlock {
+        &self.memory.slice(0, 1)[0]
+    }
+
+    /// A seat's block.
+    pub fn seat(&self, seat: u32) -> &'static SeatBlock {
+        &self.memory.slice(self.layout.seats, SEATS)[seat as usize]
+    }
+
+    /// A worker's block.
+    pub fn worker(&self, seat: u32, worker: u32) -> &'static WorkerBlock {
+        &self.memory.slice(self.layout.workers, self.all_workers())[self.lane(seat, worker)]
+    }
+
+    /// The blocks of one seat's workers.
+    pub fn workers(&self, seat: u32) -> &'static [WorkerBlock] {
+        let first = self.lane(seat, 0);
+        &self.memory.slice(self.layout.workers, self.all_workers())[first..first + self.dimensions.workers]
+    }
+
+    /// A worker's counters, by listener.
+    pub fn listener_counters(&self, seat: u32, worker: u32) -> &'static [ListenerCounters] {
+        let count = self.dimensions.listeners;
+        let first = self.lane(seat, worker) * count;
+        &self.memory.slice(self.layout.listeners, self.all_workers() * count)[first..first + count]
+    }
+
+    /// A worker's counters, by upstream server.
+    pub fn server_counters(&self, seat: u32, worker: u32) -> &'static [ServerCounters] {
+        let count = self.dimensions.servers;
+        let first = self.lane(seat, worker) * count;
+        &self.memory.slice(self.layout.server_counters, self.all_workers() * count)[first..first + count]
+    }
+
+    /// What all pools know of each upstream server.
+    pub fn servers(&self) -> &'static [ServerState] {
+        self.memory.slice(self.layout.servers, self.dimensions.servers)
+    }
+
+    /// A worker's event buffer.
+    pub fn events(&self, seat: u32, worker: u32) -> &'static EventBuffer {
+        &self.memory.slice(self.layout.events, self.all_workers())[self.lane(seat, worker)]
+    }
+
+    /// All tags, by descriptor number.
+    pub fn tags(&self) -> &'static [TagCell] {
+        self.memory.slice(self.layout.tags, self.dimensions.descriptors)
+    }
+
+    /// The tag of a descriptor; `None` for a number out of range.
+    pub fn tag(&self, fd: Fd) -> Option<&'static TagCell> {
+        self.tags().get(usize::try_from(fd.raw()).ok()?)
+    }
+
+    /// The record of the flow whose client descriptor (TCP) or upstream descriptor (UDP) is `fd`;
+    /// `None` for a number out of range.
+    pub fn record(&self, fd: Fd) -> Option<&'static Record> {
+        self.records().get(usize::try_from(fd.raw()).ok()?)
+    }
+
+    /// All records, by descriptor number.
+    pub fn records(&self) -> &'static [Record] {
+        self.memory.slice(self.layout.records, self.dimensions.descriptors)
+    }
+
+    /// Sums a quantity over the workers of both seats.
+    pub fn sum_workers(&self, quantity: impl Fn(&WorkerBlock) -> u64) -> u64 {
+        (0..SEATS as u32).flat_map(|seat| self.workers(seat)).map(quantity).sum()
+    }
+
+    fn all_workers(&self) -> usize {
+        SEATS * self.dimensions.workers
+    }
+
+    fn lane(&self, seat: u32, worker: u32) -> usize {
+        seat as usize * self.dimensions.workers + worker as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_do_not_overlap_and_records_fill_a_cache_line() {
+        let dimensions = Dimensions { descriptors: 1000, workers: 3, listeners: 2, servers: 5 };
+        let (_, table) = Table::create(dimensions).unwrap();
+        assert_eq!(size_of::<Record>(), 64);
+        let last = Fd::from_raw(999);
+        table.record(last).unwrap().begin(State::Established, 2, 1, 7);
+        table.tag(last).unwrap().set(Tag::new(Kind::Client, 9));
+        for seat in 0..2 {
+            for worker in 0..3 {
+                table.listener_counters(seat, worker)[1].accepted.add(1);
+                table.server_counters(seat, worker)[4].connections.add(1);
+                table.events(seat, worker);
+                assert_eq!(table.worker(seat, worker).epoll.get(), 0);
+            }
+        }
+        assert_eq!(table.tag(last).unwrap().get(), Tag::new(Kind::Client, 9));
+        assert_eq!(table.record(last).unwrap().listener(), 1);
+        assert!(table.record(Fd::from_raw(1000)).is_none());
+        assert!(table.record(Fd::from_raw(-1)).is_none());
+    }
+}

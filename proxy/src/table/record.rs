@@ -1,0 +1,328 @@
+//! Flow records: all that a relay knows of a flow and the kernel does not. 64 bytes each.
+
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::atomic::{
+        AtomicU16, AtomicU32,
+        Ordering::{Acquire, Relaxed, Release},
+    },
+};
+
+use crate::sys::Fd;
+
+/// Where a flow is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum State {
+    /// No flow.
+    Free = 0,
+    /// TCP: taken from the accept queue; no upstream connection yet.
+    Accepted = 1,
+    /// TCP: the upstream connection is being made.
+    Connecting = 2,
+    /// Bytes or datagrams flow.
+    Established = 3,
+    /// Being closed: nobody but its owner may touch its descriptors.
+    Closing = 4,
+}
+
+/// A relay half.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Direction {
+    /// From the client to the upstream server.
+    Up = 0,
+    /// From the upstream server to the client.
+    Down = 1,
+}
+
+impl Direction {
+    /// Both, in the order of their numbers.
+    pub const BOTH: [Self; 2] = [Self::Up, Self::Down];
+}
+
+/// Flags of a record. The ones named per direction are for [`Direction::Up`]; shift left by one
+/// for [`Direction::Down`] (or use [`flag::of`]).
+pub mod flag {
+    use super::Direction;
+
+    /// The source has ended and the end was passed on, or is about to be: stored BEFORE the shutdown.
+    pub const SHUT: u32 = 1 << 0;
+    /// A turn's budget ended with bytes left to move.
+    pub const MORE: u32 = 1 << 2;
+    /// We reset the flow ourselves, or are about to.
+    pub const RESET: u32 = 1 << 4;
+
+    /// A per-direction flag.
+    pub const fn of(flag: u32, direction: Direction) -> u32 {
+        flag << direction as u32
+    }
+}
+
+/// What holds the bytes of one direction between its two sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// Nothing is in flight.
+    None,
+    /// This pipe.
+    Pipe(Fd),
+}
+
+impl Holder {
+    // The top four bits are the kind, so that another kind of holder can join the pipe.
+    const KIND: u32 = 0xf000_0000;
+    const PIPE: u32 = 0x1000_0000;
+
+    fn encode(self) -> u32 {
+        match self {
+            Self::None => 0,
+            Self::Pipe(fd) => Self::PIPE | fd.raw() as u32,
+        }
+    }
+
+    fn decode(word: u32) -> Self {
+        match word & Self::KIND {
+            Self::PIPE => Self::Pipe(Fd::from_raw((word & !Self::KIND) as i32)),
+            _ => Self::None,
+        }
+    }
+}
+
+// Words of a record's body, by protocol.
+mod tcp {
+    pub const UPSTREAM: usize = 0;
+    pub const HOLDERS: usize = 1;
+    pub const OPENED: usize = 3;
+    pub const TRIED: usize = 4;
+    pub const TRIED_WORDS: usize = 2;
+}
+mod udp {
+    pub const CLIENT: usize = 0;
+    pub const LOCAL: usize = 4;
+    pub const SCOPE: usize = 8;
+}
+
+/// One flow. TCP: at the number of its client descriptor; UDP: of its upstream descriptor.
+#[repr(C, align(64))]
+#[derive(Debug, zerocopy::FromZeros, zerocopy::KnownLayout)]
+pub struct Record {
+    state: AtomicU32,
+    generation: AtomicU32,
+    flags: AtomicU32,
+    worker: AtomicU16,
+    listener: AtomicU16,
+    server: AtomicU16,
+    port: AtomicU16,
+    active: AtomicU32,
+    body: [AtomicU32; 10],
+}
+
+impl Record {
+    /// Begins a flow at this number: a new generation, no flags, nothing in flight. Written before
+    /// the descriptor is tagged.
+    pub fn begin(&self, state: State, worker: u32, listener: u32, now_ms: u32) {
+        self.generation.store(self.generation.load(Relaxed).wrapping_add(1), Relaxed);
+        self.flags.store(0, Relaxed);
+        self.worker.store(worker as u16, Relaxed);
+        self.listener.store(listener as u16, Relaxed);
+        self.server.store(u16::MAX, Relaxed);
+        self.active.store(now_ms, Relaxed);
+        for word in &self.body {
+            word.store(0, Relaxed);
+        }
+        self.set_upstream(None);
+        self.body[tcp::OPENED].store(now_ms, Relaxed);
+        self.set_state(state);
+    }
+
+    /// The state; a word that is none (a wild write) reads as [`State::Closing`], which nobody touches.
+    pub fn state(&self) -> State {
+        match self.state.load(Acquire) {
+            0 => State::Free,
+            1 => State::Accepted,
+            2 => State::Connecting,
+            3 => State::Established,
+            _ => State::Closing,
+        }
+    }
+
+    /// Moves on to a state, after everything that was written before.
+    pub fn set_state(&self, state: State) {
+        self.state.store(state as u32, Release);
+    }
+
+    /// Counts the flows that this number has had; events and to-do entries carry it, for numbers
+    /// are reused at once.
+    pub fn generation(&self) -> u32 {
+        self.generation.load(Relaxed)
+    }
+
+    /// The worker number of its owner.
+    pub fn worker(&self) -> u32 {
+        self.worker.load(Relaxed).into()
+    }
+
+    /// The listener it came in by.
+    pub fn listener(&self) -> u32 {
+        self.listener.load(Relaxed).into()
+    }
+
+    /// Its upstream server, once one was chosen.
+    pub fn server(&self) -> Option<u32> {
+        Some(self.server.load(Relaxed)).filter(|server| *server != u16::MAX).map(u32::from)
+    }
+
+    /// Sets or forgets the upstream server.
+    pub fn set_server(&self, server: Option<u32>) {
+        self.server.store(server.map_or(u16::MAX, |server| server as u16), Relaxed);
+    }
+
+    /// When anything last happened, in milliseconds of the monotonic clock, wrapping.
+    pub fn active_ms(&self) -> u32 {
+        self.active.load(Relaxed)
+    }
+
+    /// Notes that something happened.
+    pub fn touch(&self, now_ms: u32) {
+        self.active.store(now_ms, Relaxed);
+    }
+
+    /// Whether a flag of [`flag`] is set.
+    pub fn has(&self, flag: u32) -> bool {
+        self.flags.load(Relaxed) & flag != 0
+    }
+
+    /// Sets flags.
+    pub fn set(&self, flag: u32) {
+        self.flags.store(self.flags.load(Relaxed) | flag, Release);
+    }
+
+    /// Clears flags.
+    pub fn clear(&self, flag: u32) {
+        self.flags.store(self.flags.load(Relaxed) & !flag, Release);
+    }
+
+    /// TCP: the descriptor of the upstream connection.
+    pub fn upstream(&self) -> Option<Fd> {
+        Some(self.body[tcp::UPSTREAM].load(Acquire) as i32).filter(|fd| *fd >= 0).map(Fd::from_raw)
+    }
+
+    /// TCP: sets or forgets it.
+    pub fn set_upstream(&self, fd: Option<Fd>) {
+        self.body[tcp::UPSTREAM].store(fd.map_or(-1, Fd::raw) as u32, Release);
+    }
+
+    /// TCP: what holds a direction's bytes in flight.
+    pub fn holder(&self, direction: Direction) -> Holder {
+        Holder::decode(self.body[tcp::HOLDERS + direction as usize].load(Acquire))
+    }
+
+    /// TCP: sets it: BEFORE the first fill, and to none after the last drain.
+    pub fn set_holder(&self, direction: Direction, holder: Holder) {
+        self.body[tcp::HOLDERS + direction as usize].store(holder.encode(), Release);
+    }
+
+    /// TCP: when it was accepted, or its current connect began; milliseconds, wrapping.
+    pub fn opened_ms(&self) -> u32 {
+        self.body[tcp::OPENED].load(Relaxed)
+    }
+
+    /// TCP: sets it.
+    pub fn set_opened(&self, now_ms: u32) {
+        self.body[tcp::OPENED].store(now_ms, Relaxed);
+    }
+
+    /// TCP: the upstream servers that were tried in vain, by number modulo 64.
+    pub fn tried(&self) -> u64 {
+        let word = |index: usize| u64::from(self.body[tcp::TRIED + index].load(Relaxed));
+        word(0) | word(1) << 32
+    }
+
+    /// TCP: adds one to them.
+    pub fn set_tried(&self, server: u32) {
+        let tried = self.tried() | 1 << (server % 64);
+        for index in 0..tcp::TRIED_WORDS {
+            self.body[tcp::TRIED + index].store((tried >> (32 * index)) as u32, Relaxed);
+        }
+    }
+
+    /// UDP: the client's address.
+    pub fn udp_client(&self) -> SocketAddr {
+        let ip = self.address(udp::CLIENT);
+        let scope = self.body[udp::SCOPE].load(Relaxed);
+        let port = self.port.load(Relaxed);
+        match ip {
+            // A dual-stack socket speaks of IPv4 peers in mapped form, and so do we.
+            IpAddr::V6(ip) => std::net::SocketAddrV6::new(ip, port, 0, scope).into(),
+            IpAddr::V4(ip) => (ip, port).into(),
+        }
+    }
+
+    /// UDP: the local address that the client asked, and is answered from.
+    pub fn udp_local(&self) -> IpAddr {
+        self.address(udp::LOCAL)
+    }
+
+    /// UDP: sets the client's address and the local one. Addresses are kept as IPv6; an IPv4 one
+    /// is kept mapped and given back as IPv4.
+    pub fn set_udp(&self, client: SocketAddr, local: IpAddr) {
+        self.set_address(udp::CLIENT, client.ip());
+        self.set_address(udp::LOCAL, local);
+        self.port.store(client.port(), Relaxed);
+        let scope = if let SocketAddr::V6(v6) = client { v6.scope_id() } else { 0 };
+        self.body[udp::SCOPE].store(scope, Relaxed);
+    }
+
+    fn address(&self, first: usize) -> IpAddr {
+        let mut octets = [0; 16];
+        for (bytes, word) in octets.chunks_exact_mut(4).zip(&self.body[first..]) {
+            bytes.copy_from_slice(&word.load(Relaxed).to_ne_bytes());
+        }
+        Ipv6Addr::from(octets).to_canonical()
+    }
+
+    fn set_address(&self, first: usize, ip: IpAddr) {
+        let octets = match ip {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+            IpAddr::V6(v6) => v6.octets(),
+        };
+        for (bytes, word) in octets.as_chunks::<4>().0.iter().zip(&self.body[first..]) {
+            word.store(u32::from_ne_bytes(*bytes), Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zerocopy::FromZeros;
+
+    #[test]
+    fn a_new_flow_forgets_the_last_one() {
+        let record = Record::new_zeroed();
+        record.begin(State::Accepted, 3, 9, 100);
+        record.set_upstream(Some(Fd::from_raw(5)));
+        record.set_holder(Direction::Down, Holder::Pipe(Fd::from_raw(6)));
+        record.set(flag::of(flag::SHUT, Direction::Down));
+        record.set_tried(65);
+        assert_eq!(record.holder(Direction::Down), Holder::Pipe(Fd::from_raw(6)));
+        assert_eq!(record.tried(), 2);
+        let generation = record.generation();
+        record.begin(State::Established, 1, 2, 200);
+        assert_ne!(record.generation(), generation);
+        assert_eq!((record.upstream(), record.tried(), record.server()), (None, 0, None));
+        assert_eq!(record.holder(Direction::Down), Holder::None);
+        assert!(!record.has(flag::of(flag::SHUT, Direction::Down)));
+    }
+
+    #[test]
+    fn udp_addresses_come_back_as_they_were() {
+        let record = Record::new_zeroed();
+        for (client, local) in [("10.1.2.3:53", "127.0.0.2"), ("[fe80::1%7]:9", "::1")] {
+            record.begin(State::Established, 0, 0, 0);
+            let (client, local): (SocketAddr, IpAddr) = (client.parse().unwrap(), local.parse().unwrap());
+            record.set_udp(client, local);
+            assert_eq!((record.udp_client(), record.udp_local()), (client, local));
+        }
+    }
+}
