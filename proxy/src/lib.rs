@@ -1,7 +1,10 @@
 //! An L4 hot-standby proxy. `ARCHITECTURE.md` says how the parts fit.
 pub mod cli;
 pub mod config;
+pub mod control;
+pub mod log;
 pub mod orders;
+pub mod procfs;
 pub mod steering;
 pub mod sys;
 pub mod table;

@@ -1,0 +1,60 @@
+//! TCP listeners.
+
+use super::{super::view::View, family::Family};
+use crate::{
+    sys::socket::Protocol,
+    table::{ListenerCounters, Rejection},
+};
+
+pub fn families(view: &View<'_>) -> Vec<Family> {
+    let open = |counters: &ListenerCounters| counters.open.get();
+    let gauge = Family::gauge("proxy_listener_connections", "TCP connections open now.");
+    let mut families = vec![summed(view, gauge, open)];
+    type Quantity = fn(&ListenerCounters) -> u64;
+    let counters: [(&str, &str, Quantity); 4] = [
+        ("proxy_listener_connections_total", "TCP connections accepted.", |counters| counters.accepted.get()),
+        ("proxy_listener_received_bytes_total", "Bytes received from clients.", |counters| {
+            counters.received_bytes.get()
+        }),
+        ("proxy_listener_sent_bytes_total", "Bytes sent to clients.", |counters| counters.sent_bytes.get()),
+        (
+            "proxy_listener_idle_closed_total",
+            "TCP connections closed because nothing came or went for the idle timeout.",
+            |counters| counters.idle_closed.get(),
+        ),
+    ];
+    families
+        .extend(counters.map(|(name, help, quantity)| summed(view, Family::counter(name, help), quantity)));
+    families.extend([rejected(view), queue(view)]);
+    families
+}
+
+fn summed(view: &View<'_>, mut family: Family, quantity: impl Fn(&ListenerCounters) -> u64) -> Family {
+    for (number, listener) in view.listeners(Protocol::Tcp) {
+        family.add(&[("listener", &listener)], view.sum_listener(number, &quantity) as f64);
+    }
+    family
+}
+
+fn rejected(view: &View<'_>) -> Family {
+    let mut family = Family::counter(
+        "proxy_listener_connections_rejected_total",
+        "TCP connections closed right after they were accepted, by reason.",
+    );
+    for (number, listener) in view.listeners(Protocol::Tcp) {
+        for (reason, label) in Rejection::ALL {
+            let count = view.sum_listener(number, |counters| counters.rejected[reason as usize].get());
+            family.add(&[("listener", &listener), ("reason", label)], count as f64);
+        }
+    }
+    family
+}
+
+fn queue(view: &View<'_>) -> Family {
+    let help = "TCP connections that wait to be accepted, in the sockets of both pools.";
+    let mut family = Family::gauge("proxy_listener_accept_queue_length", help);
+    for (number, listener) in view.listeners(Protocol::Tcp) {
+        family.add(&[("listener", &listener)], view.accept_queue(number) as f64);
+    }
+    family
+}

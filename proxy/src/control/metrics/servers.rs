@@ -1,0 +1,68 @@
+//! Upstream servers.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::{super::view::View, family::Family};
+use crate::table::{ConnectFailure, ServerCounters};
+
+pub fn families(view: &View<'_>) -> Vec<Family> {
+    let connections = Family::gauge(
+        "proxy_upstream_server_connections",
+        "TCP connections and UDP flows to the server, open now or being made.",
+    );
+    let total = Family::counter(
+        "proxy_upstream_server_connections_total",
+        "TCP connections made and UDP flows begun to the server.",
+    );
+    vec![
+        up(view),
+        summed(view, connections, |counters| counters.open.get()),
+        summed(view, total, |counters| counters.connections.get()),
+        failures(view),
+        durations(view),
+    ]
+}
+
+fn up(view: &View<'_>) -> Family {
+    let help = "1 if the last attempt to reach the server went well, or none was made yet.";
+    let mut family = Family::gauge("proxy_upstream_server_up", help);
+    for (server, state) in view.config.servers.iter().zip(view.table.servers()) {
+        family.add(&[("server", &server.name)], f64::from(state.failures.load(Relaxed) == 0));
+    }
+    family
+}
+
+fn summed(view: &View<'_>, mut family: Family, quantity: impl Fn(&ServerCounters) -> u64) -> Family {
+    for (number, server) in view.config.servers.iter().enumerate() {
+        let sum: u64 = view.server_counters(number).map(&quantity).sum();
+        family.add(&[("server", &server.name)], sum as f64);
+    }
+    family
+}
+
+fn failures(view: &View<'_>) -> Family {
+    let mut family = Family::counter(
+        "proxy_upstream_server_connect_failures_total",
+        "Failed attempts to connect to the server, by reason.",
+    );
+    for (number, server) in view.config.servers.iter().enumerate() {
+        for (reason, label) in ConnectFailure::ALL {
+            let sum: u64 =
+                view.server_counters(number).map(|counters| counters.failures[reason as usize].get()).sum();
+            family.add(&[("server", &server.name), ("reason", label)], sum as f64);
+        }
+    }
+    family
+}
+
+fn durations(view: &View<'_>) -> Family {
+    let mut family = Family::histogram(
+        "proxy_upstream_server_connect_duration_seconds",
+        "How long it took to connect to the server by TCP, in seconds.",
+    );
+    for (number, server) in view.config.servers.iter().enumerate() {
+        let parts = view.server_counters(number).map(|counters| &counters.connect_duration);
+        family.add_histogram(&[("server", &server.name)], parts);
+    }
+    family
+}

@@ -1,0 +1,33 @@
+//! Failovers, takeovers, and what was lost.
+
+use super::{super::view::View, family::Family};
+use crate::table::{FailoverReason, LostReason, TakeoverStage};
+
+pub fn families(view: &View<'_>) -> Vec<Family> {
+    let block = view.table.supervisor();
+    let mut failovers = Family::counter(
+        "proxy_failovers_total",
+        "Times that new traffic moved to the other pool, by reason.",
+    );
+    for (reason, label) in FailoverReason::ALL {
+        failovers.add(&[("reason", label)], block.failovers[reason as usize].get() as f64);
+    }
+    let takeovers =
+        Family::counter("proxy_takeovers_total", "Times that a pool took over what another had left.")
+            .of(block.takeovers.get() as f64);
+    let mut stages =
+        Family::histogram("proxy_takeover_duration_seconds", "Duration of takeovers in seconds, by stage.");
+    for (stage, label) in TakeoverStage::ALL {
+        stages.add_histogram(&[("stage", label)], [&block.takeover_duration[stage as usize]]);
+    }
+    let mut lost = Family::counter(
+        "proxy_lost_flows_total",
+        "Established TCP connections and UDP flows that were lost, by reason.",
+    );
+    for (protocol, counts) in [("tcp", &block.lost_tcp), ("udp", &block.lost_udp)] {
+        for (reason, label) in LostReason::ALL {
+            lost.add(&[("protocol", protocol), ("reason", label)], counts[reason as usize].get() as f64);
+        }
+    }
+    vec![failovers, takeovers, stages, lost]
+}

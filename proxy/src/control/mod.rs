@@ -1,0 +1,104 @@
+//! The control process: metrics, status, and the way in for orders. Nothing on the data path waits
+//! for it; it may die and come back at any time.
+
+mod clients;
+mod http;
+mod metrics;
+mod requests;
+pub mod status;
+mod supervisor;
+mod view;
+
+pub use requests::{MAX_REQUEST, Reply};
+pub use view::{SEAT_NAMES, SteeringView};
+
+use anyhow::Context as _;
+use tokio::net::{TcpListener, UnixListener};
+
+use crate::{
+    config::Config,
+    sys::{Fd, credentials, fd, process},
+    table::Table,
+};
+use supervisor::Supervisor;
+use view::View;
+
+/// What the supervisor gives to control. All descriptors are numbers up to `last_kept`.
+pub struct Context<'a> {
+    /// The settings.
+    pub config: Config,
+    /// The flow table.
+    pub table: Table,
+    /// Liveness bits, leases and verdicts.
+    pub steering: &'a dyn SteeringView,
+    /// The control socket: a listening, non-blocking local stream socket.
+    pub control_socket: Fd,
+    /// A listening, non-blocking TCP socket for metrics.
+    pub metrics: Option<Fd>,
+    /// Our end of the line to the supervisor: a local socket that keeps messages apart.
+    pub orders: Fd,
+    /// The listening sockets by [`proxy_common::slot::index`].
+    pub listening: Vec<Fd>,
+    /// The highest of the numbers that control needs. The supervisor's end of the line is not one.
+    pub last_kept: Fd,
+}
+
+/// The life of the control process, from its clone on; answers the exit code.
+pub fn run(context: Context<'_>) -> i32 {
+    match confine(&context).and_then(|()| serve(context)) {
+        Ok(()) => 0,
+        Err(error) => {
+            tracing::error!("control ends: {error:#}");
+            1
+        }
+    }
+}
+
+/// Gives up what control does not need. The order is: descriptors first, while the table is still
+/// the pools' one, then rights, all of it before the first thread or byte from outside.
+fn confine(context: &Context<'_>) -> anyhow::Result<()> {
+    let first_not_kept = Fd::from_raw(context.last_kept.raw() + 1);
+    fd::unshare_below(first_not_kept).context("cannot leave the shared descriptor table")?;
+    process::set_name(c"proxy-control");
+    if let Some(user) = &context.config.user {
+        credentials::become_user(user).with_context(|| format!("cannot become user {}", user.name))?;
+    }
+    credentials::no_new_privileges().context("cannot forbid new privileges")
+}
+
+fn serve(context: Context<'_>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot make the tokio runtime")?;
+    runtime.block_on(serve_until_alone(context))
+}
+
+/// Serves until the supervisor and both pools are gone.
+async fn serve_until_alone(context: Context<'_>) -> anyhow::Result<()> {
+    let control_socket: std::os::unix::net::UnixListener = duplicate(context.control_socket)?.into();
+    let control_socket = UnixListener::from_std(control_socket).context("cannot use the control socket")?;
+    let metrics = context.metrics.map(metrics_listener).transpose()?;
+    let supervisor = Supervisor::new(duplicate(context.orders)?, context.table)?;
+    let view = View::new(&context);
+
+    tokio::select! {
+        () = requests::serve(&control_socket, &view, &supervisor) => {}
+        () = http::serve(metrics.as_ref(), &view) => {}
+        () = supervisor.watch() => {}
+    }
+    Ok(())
+}
+
+fn metrics_listener(socket: Fd) -> anyhow::Result<TcpListener> {
+    let listener: std::net::TcpListener = duplicate(socket)?.into();
+    TcpListener::from_std(listener).context("cannot use the metrics socket")
+}
+
+/// A descriptor of its own, closed on drop, as tokio wants it.
+fn duplicate(fd: Fd) -> anyhow::Result<std::os::fd::OwnedFd> {
+    fd.borrow().try_clone_to_owned().with_context(|| format!("cannot duplicate descriptor {}", fd.raw()))
+}
+
+#[cfg(test)]
+mod tests;

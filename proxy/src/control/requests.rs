@@ -1,0 +1,83 @@
+//! The control socket: one line asks, one line of JSON answers, and the connection is closed.
+//! Requests are `status` and the words of [`Order`].
+
+use std::io;
+
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{UnixListener, UnixStream},
+};
+
+use super::{
+    clients::{self, in_time},
+    status::Status,
+    supervisor::Supervisor,
+    view::View,
+};
+use crate::orders::Order;
+
+/// Longest request line, bytes.
+pub const MAX_REQUEST: u64 = 1024;
+
+/// An answer, but for that to `status`.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reply {
+    /// The order is done, or (drain, stop) has begun.
+    Done(String),
+    /// It is not, and why; or there is no such request.
+    Error(String),
+}
+
+/// Serves the control socket for good.
+pub async fn serve(listener: &UnixListener, view: &View<'_>, supervisor: &Supervisor) {
+    let accept = async || listener.accept().await.map(|(stream, _)| stream);
+    let handle = async |stream| {
+        if let Err(error) = converse(stream, view, supervisor).await {
+            tracing::debug!("a client of the control socket went away: {error}");
+        }
+    };
+    clients::serve(accept, &view.control_refused, handle).await;
+}
+
+async fn converse(mut stream: UnixStream, view: &View<'_>, supervisor: &Supervisor) -> io::Result<()> {
+    let request = in_time(read_line(&mut stream)).await?;
+    let mut answer = match request {
+        Some(request) => answer(&request, view, supervisor).await,
+        None => error(format!("a request is one line of at most {MAX_REQUEST} bytes")),
+    };
+    answer.push('\n');
+    in_time(stream.write_all(answer.as_bytes())).await
+}
+
+/// The line asked, without its end; `None` if it is too long or no text.
+async fn read_line(stream: &mut UnixStream) -> io::Result<Option<String>> {
+    let mut line = Vec::new();
+    BufReader::new(stream.take(MAX_REQUEST + 1)).read_until(b'\n', &mut line).await?;
+    let fits = line.len() as u64 <= MAX_REQUEST;
+    Ok(String::from_utf8(line).ok().filter(|_| fits).map(|line| line.trim().to_owned()))
+}
+
+async fn answer(request: &str, view: &View<'_>, supervisor: &Supervisor) -> String {
+    if request == "status" {
+        return json(&Status::of(view));
+    }
+    let Some(order) = Order::parse(request) else {
+        return error(format!("there is no request {request:?}"));
+    };
+    tracing::info!(order = order.word(), "ordered through the control socket");
+    match supervisor.pass(order).await {
+        Ok(()) => json(&Reply::Done(order.word().into())),
+        Err(why) => error(why),
+    }
+}
+
+fn error(why: String) -> String {
+    json(&Reply::Error(why))
+}
+
+fn json(answer: &impl Serialize) -> String {
+    // Maps with keys that are not text, the one thing that cannot be written, are nowhere in it.
+    serde_json::to_string(answer).unwrap_or_else(|error| format!(r#"{{"error":"{error}"}}"#))
+}

@@ -1,0 +1,244 @@
+//! The answer to `status`. Its keys are a contract (more may be added); a client of another version
+//! reads what it knows and takes the default for what it misses.
+
+use serde::{Deserialize, Serialize};
+
+use super::view::{SEAT_NAMES, View, leases, passed_over_ms, supervisor_is_up};
+use crate::{
+    config::{ListenAddress, Server},
+    sys::{socket::Protocol, time},
+    table::{DrainState, SupervisorBlock},
+};
+
+const NS_PER_MS: u64 = 1_000_000;
+
+/// The whole.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    /// The supervisor.
+    pub supervisor: SupervisorStatus,
+    /// The seat that the kernel would choose now.
+    pub serving: Option<String>,
+    /// Primary and standby.
+    pub pools: Vec<PoolStatus>,
+    /// Times that new traffic moved to the other pool.
+    pub failovers: u64,
+    /// Times that a pool took over what another had left.
+    pub takeovers: u64,
+    /// Established connections and flows that were lost, of all times.
+    pub lost_flows: u64,
+    /// `no`, `draining`, `drained`.
+    pub draining: String,
+    /// Longest time that `stop` lets connections go on.
+    pub drain_timeout_ms: u64,
+    /// In the order of the settings.
+    pub listeners: Vec<ListenerStatus>,
+    /// In the order of the settings.
+    pub servers: Vec<ServerStatus>,
+    /// The process that answers.
+    pub control: ControlStatus,
+}
+
+/// The supervisor.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SupervisorStatus {
+    /// Process number.
+    pub pid: i32,
+    /// Of the program.
+    pub version: String,
+    /// Whether it lives.
+    pub up: bool,
+}
+
+/// The control process.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ControlStatus {
+    /// Process number.
+    pub pid: i32,
+    /// Control processes started after the first.
+    pub restarts: u64,
+}
+
+/// A pool.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PoolStatus {
+    /// `primary` or `standby`.
+    pub seat: String,
+    /// Process number, while there is a process.
+    pub pid: Option<i32>,
+    /// The incarnation's number.
+    pub epoch: u32,
+    /// `starting`, `ready`, `suspect`, `fenced`, `dead`.
+    pub state: String,
+    /// Whether the kernel may choose it: its liveness bit is set and a worker's lease goes on.
+    pub live: bool,
+    /// The shortest of its workers' leases; 0 if one has run out.
+    pub lease_remaining_ms: u64,
+    /// Open TCP connections.
+    pub connections: u64,
+    /// Open UDP flows.
+    pub udp_flows: u64,
+    /// Pools started in this seat after the first.
+    pub restarts: u64,
+    /// By number.
+    pub workers: Vec<WorkerStatus>,
+}
+
+/// A worker.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WorkerStatus {
+    /// What is left of its lease.
+    pub lease_remaining_ms: u64,
+    /// Open TCP connections.
+    pub connections: u64,
+    /// Open UDP flows.
+    pub udp_flows: u64,
+    /// TCP connections accepted in this seat by this worker's number, of all times.
+    pub accepted: u64,
+}
+
+/// A listener.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ListenerStatus {
+    /// As given.
+    pub address: String,
+    /// TCP: connections that wait to be accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accept_queue_length: Option<u64>,
+    /// UDP: bytes that wait to be received.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub receive_queue_bytes: Option<u64>,
+    /// Open connections or flows.
+    pub open: u64,
+    /// Connections accepted or flows begun, of all times.
+    pub total: u64,
+}
+
+/// An upstream server.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ServerStatus {
+    /// As given, with the address if that was a name.
+    pub name: String,
+    /// Where.
+    pub address: String,
+    /// Whether the last attempt to reach it went well.
+    pub up: bool,
+    /// How long it is still passed over.
+    pub passed_over_ms: u32,
+    /// Open connections and flows.
+    pub open: u64,
+    /// Failed attempts to connect, of all times.
+    pub failures: u64,
+}
+
+impl Status {
+    /// Reads it.
+    pub(super) fn of(view: &View<'_>) -> Self {
+        let block = view.table.supervisor();
+        let name_of = |seat: u32| SEAT_NAMES[seat as usize].1.to_owned();
+        Self {
+            supervisor: SupervisorStatus {
+                pid: block.pid.get(),
+                version: env!("CARGO_PKG_VERSION").into(),
+                up: supervisor_is_up(view.table),
+            },
+            serving: view.serving().map(name_of),
+            pools: SEAT_NAMES.map(|(seat, name)| pool(view, seat, name)).into(),
+            failovers: block.failovers.iter().map(|count| count.get()).sum(),
+            takeovers: block.takeovers.get(),
+            lost_flows: lost_flows(block),
+            draining: drain_word(block.drain()).into(),
+            drain_timeout_ms: view.config.drain_timeout.as_millis() as u64,
+            listeners: view
+                .config
+                .listeners
+                .iter()
+                .enumerate()
+                .map(|(number, given)| listener(view, number, given.address))
+                .collect(),
+            servers: view
+                .config
+                .servers
+                .iter()
+                .enumerate()
+                .map(|(number, given)| server(view, number, given))
+                .collect(),
+            control: ControlStatus { pid: std::process::id() as i32, restarts: block.control_restarts.get() },
+        }
+    }
+}
+
+fn lost_flows(block: &SupervisorBlock) -> u64 {
+    block.lost_tcp.iter().chain(&block.lost_udp).map(|count| count.get()).sum()
+}
+
+fn drain_word(state: DrainState) -> &'static str {
+    match state {
+        DrainState::No => "no",
+        DrainState::Draining => "draining",
+        DrainState::Drained => "drained",
+    }
+}
+
+fn pool(view: &View<'_>, seat: u32, name: &str) -> PoolStatus {
+    let (block, liveness) = (view.table.seat(seat), view.steering.liveness());
+    let leases: Vec<u64> = leases(&liveness, seat, time::monotonic_ns()).collect();
+    let lanes = (0..view.table.dimensions().workers as u32).zip(&leases);
+    let workers: Vec<WorkerStatus> = lanes.map(|(number, &left)| worker(view, seat, number, left)).collect();
+    PoolStatus {
+        seat: name.into(),
+        pid: Some(block.pid.get()).filter(|pid| *pid > 0),
+        epoch: block.epoch.load(std::sync::atomic::Ordering::Relaxed),
+        state: block.state().label().into(),
+        live: liveness.seats[seat as usize].live != 0 && leases.iter().any(|left| *left > 0),
+        lease_remaining_ms: leases.iter().copied().min().unwrap_or(0) / NS_PER_MS,
+        connections: workers.iter().map(|worker| worker.connections).sum(),
+        udp_flows: workers.iter().map(|worker| worker.udp_flows).sum(),
+        restarts: block.restarts.get(),
+        workers,
+    }
+}
+
+fn worker(view: &View<'_>, seat: u32, worker: u32, lease_ns: u64) -> WorkerStatus {
+    let block = view.table.worker(seat, worker);
+    WorkerStatus {
+        lease_remaining_ms: lease_ns / NS_PER_MS,
+        connections: block.connections.get(),
+        udp_flows: block.udp_flows.get(),
+        accepted: block.accepted.get(),
+    }
+}
+
+fn listener(view: &View<'_>, number: usize, address: ListenAddress) -> ListenerStatus {
+    let is_tcp = address.protocol == Protocol::Tcp;
+    ListenerStatus {
+        address: address.to_string(),
+        accept_queue_length: is_tcp.then(|| view.accept_queue(number)),
+        receive_queue_bytes: (!is_tcp).then(|| view.receive_queue(number).0),
+        open: view.sum_listener(number, |counters| counters.open.get()),
+        total: view.sum_listener(number, |counters| counters.accepted.get()),
+    }
+}
+
+fn server(view: &View<'_>, number: usize, server: &Server) -> ServerStatus {
+    let state = &view.table.servers()[number];
+    ServerStatus {
+        name: server.name.clone(),
+        address: server.address.to_string(),
+        up: state.failures.load(std::sync::atomic::Ordering::Relaxed) == 0,
+        passed_over_ms: passed_over_ms(state, time::monotonic_ms()),
+        open: view.server_counters(number).map(|counters| counters.open.get()).sum(),
+        failures: view
+            .server_counters(number)
+            .flat_map(|counters| &counters.failures)
+            .map(|count| count.get())
+            .sum(),
+    }
+}

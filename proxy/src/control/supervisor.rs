@@ -1,0 +1,156 @@
+//! The line to the supervisor: orders go up, answers come back, and its end is noticed.
+
+use std::{io, os::fd::OwnedFd, time::Duration};
+
+use tokio::{net::UnixDatagram, sync::Mutex, time::timeout};
+
+use super::{clients::PATIENCE, view::supervisor_is_up};
+use crate::{
+    orders::{Answer, Order},
+    table::Table,
+};
+
+/// How often it is looked whether the supervisor is still there.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Longest answer, bytes.
+const MAX_ANSWER: usize = 512;
+
+/// The supervisor, as control knows it.
+pub struct Supervisor {
+    /// A `SOCK_SEQPACKET` socket in truth: it sends and receives messages just so, and tells its end.
+    line: UnixDatagram,
+    /// Answers that are still to come to orders whose client has given up waiting. Held while an
+    /// order is under way: answers carry no name, so there is one at a time.
+    owed: Mutex<u32>,
+    table: Table,
+}
+
+impl Supervisor {
+    /// Takes the line; `line` is non-blocking.
+    pub fn new(line: OwnedFd, table: Table) -> io::Result<Self> {
+        let line = UnixDatagram::from_std(line.into())?;
+        Ok(Self { line, owed: Mutex::new(0), table })
+    }
+
+    /// Passes an order on; the error is for people.
+    pub async fn pass(&self, order: Order) -> Result<(), String> {
+        const GONE: &str = "the supervisor is gone: traffic goes on, but nothing can be ordered, and no \
+                            pool replaced; restart the proxy";
+        if !supervisor_is_up(self.table) {
+            return Err(GONE.into());
+        }
+        match timeout(PATIENCE, self.ask(order)).await {
+            Err(_) => Err(format!(
+                "the supervisor did not answer within {} s; it may still obey: see the proxy's log",
+                PATIENCE.as_secs()
+            )),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Err(GONE.into()),
+            Ok(Err(error)) => Err(format!("the order did not reach the supervisor: {error}")),
+            Ok(Ok(Answer::Refused(why))) => Err(why),
+            Ok(Ok(Answer::Done)) => Ok(()),
+        }
+    }
+
+    /// Cancelled in the middle, it leaves the number of answers owed right.
+    async fn ask(&self, order: Order) -> io::Result<Answer> {
+        let mut owed = self.owed.lock().await;
+        while *owed > 0 {
+            self.receive().await?;
+            *owed -= 1;
+        }
+        self.line.send(order.word().as_bytes()).await?;
+        *owed += 1;
+        let answer = self.receive().await?;
+        *owed -= 1;
+        Ok(answer)
+    }
+
+    async fn receive(&self) -> io::Result<Answer> {
+        let mut buffer = [0; MAX_ANSWER];
+        match self.line.recv(&mut buffer).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            len => Ok(Answer::decode(&String::from_utf8_lossy(&buffer[..len]))),
+        }
+    }
+
+    /// Ends when the supervisor and both pools are gone: then nothing is left to report on, and the
+    /// listening sockets that control still holds must not keep clients waiting.
+    ///
+    /// The supervisor's end of the line is in the table that it shares with the pools, so the line
+    /// ends with the last of them, not with the supervisor.
+    pub async fn watch(&self) {
+        let mut was_up = true;
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let up = supervisor_is_up(self.table);
+            if was_up && !up {
+                tracing::error!("the supervisor is gone: no pool will be replaced; restart the proxy");
+            }
+            was_up = up;
+            if !up && self.is_cut() {
+                tracing::error!("both pools are gone too: control ends");
+                return;
+            }
+        }
+    }
+
+    /// Whether the other end is closed everywhere. To be asked only when no answer is awaited.
+    fn is_cut(&self) -> bool {
+        matches!(self.line.try_recv(&mut [0; MAX_ANSWER]), Ok(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        sys::{Fd, socket},
+        table::Dimensions,
+    };
+
+    fn line() -> (Supervisor, Fd) {
+        let dimensions = Dimensions { descriptors: 8, workers: 1, listeners: 1, servers: 1 };
+        let (_, table) = Table::create(dimensions).unwrap();
+        table.supervisor().pid.set(std::os::unix::process::parent_id() as i32);
+        let (ours, theirs) = socket::message_pair().unwrap();
+        let ours = ours.borrow().try_clone_to_owned().unwrap();
+        (Supervisor::new(ours, table).unwrap(), theirs)
+    }
+
+    fn received(socket: Fd) -> String {
+        let mut buffer = [0; 64];
+        let len = socket::receive_message(socket, &mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..len]).into_owned()
+    }
+
+    #[tokio::test]
+    async fn a_late_answer_is_not_taken_for_the_next_order() {
+        let (supervisor, theirs) = line();
+        let given_up = timeout(Duration::from_millis(10), supervisor.pass(Order::Failover)).await;
+        assert!(given_up.is_err());
+        assert_eq!(received(theirs), "failover");
+
+        socket::send_message(theirs, b"refused too late").unwrap();
+        let next = async {
+            let pass = supervisor.pass(Order::Drain);
+            let reply = async {
+                let mut buffer = [0; 64];
+                while socket::receive_message(theirs, &mut buffer).is_err() {
+                    tokio::task::yield_now().await;
+                }
+                socket::send_message(theirs, b"done").unwrap();
+            };
+            tokio::join!(pass, reply).0
+        };
+        assert_eq!(next.await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_dead_supervisor_is_told() {
+        let (supervisor, _theirs) = line();
+        supervisor.table.supervisor().pid.set(1 << 22);
+        let error = supervisor.pass(Order::Stop).await.unwrap_err();
+        assert!(error.contains("supervisor is gone"), "{error}");
+    }
+}

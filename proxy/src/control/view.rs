@@ -1,0 +1,177 @@
+//! What control reads: the flow table, the steering maps and the listening sockets. It writes none.
+
+use std::{cell::Cell, os::unix::process::parent_id};
+
+use proxy_common::{
+    lease::{Liveness, PRIMARY, STANDBY},
+    slot,
+    steer::{self, Reason},
+};
+
+use super::Context;
+use crate::{
+    config::Config,
+    steering::Steering,
+    sys::{
+        Fd,
+        socket::{self, Protocol},
+        socket_memory, time,
+    },
+    table::{DrainState, ListenerCounters, ServerCounters, ServerState, Table},
+};
+
+/// The seats with the names that they have in metrics, status and logs.
+pub const SEAT_NAMES: [(u32, &str); 2] = [(PRIMARY, "primary"), (STANDBY, "standby")];
+
+/// What control reads of the steering.
+pub trait SteeringView {
+    /// Liveness bits and leases, as the kernel program sees them.
+    fn liveness(&self) -> Liveness;
+    /// Verdicts by [`slot::verdict_index`]; or why they cannot be read.
+    fn verdicts(&self) -> Result<Vec<u64>, String>;
+}
+
+impl SteeringView for Steering {
+    fn liveness(&self) -> Liveness {
+        Steering::liveness(self).snapshot()
+    }
+
+    fn verdicts(&self) -> Result<Vec<u64>, String> {
+        Steering::verdicts(self).map_err(|error| error.to_string())
+    }
+}
+
+/// Everything that answers are made of.
+pub struct View<'a> {
+    pub config: &'a Config,
+    pub table: Table,
+    pub steering: &'a dyn SteeringView,
+    listening: &'a [Fd],
+    /// Clients of the control socket that were turned away.
+    pub control_refused: Cell<u64>,
+    /// Clients of the metrics address that were turned away.
+    pub metrics_refused: Cell<u64>,
+    /// Whether it was logged that verdicts cannot be read.
+    pub verdicts_missed: Cell<bool>,
+    /// Most processor time that was ever shown, clock ticks.
+    pub ticks_shown: Cell<u64>,
+}
+
+impl<'a> View<'a> {
+    pub fn new(context: &'a Context<'_>) -> Self {
+        Self {
+            config: &context.config,
+            table: context.table,
+            steering: context.steering,
+            listening: &context.listening,
+            control_refused: Cell::new(0),
+            metrics_refused: Cell::new(0),
+            verdicts_missed: Cell::new(false),
+            ticks_shown: Cell::new(0),
+        }
+    }
+
+    /// The seat that the kernel would choose now; `None` while nobody is live.
+    pub fn serving(&self) -> Option<u32> {
+        let verdict = steer::choose(&self.steering.liveness(), time::monotonic_ns(), 0, PRIMARY);
+        (!matches!(verdict.reason, Reason::FailOpen | Reason::Dropped)).then_some(verdict.seat)
+    }
+
+    /// Whether new traffic is served: somebody is live, and the proxy is not draining.
+    pub fn ready(&self) -> bool {
+        self.serving().is_some() && self.table.supervisor().drain() == DrainState::No
+    }
+
+    /// Listeners of a protocol, with their numbers and labels.
+    pub fn listeners(&self, protocol: Protocol) -> impl Iterator<Item = (usize, String)> {
+        let listeners = self.config.listeners.iter().enumerate();
+        let of_protocol = listeners.filter(move |(_, listener)| listener.address.protocol == protocol);
+        of_protocol.map(|(number, listener)| (number, listener.address.to_string()))
+    }
+
+    /// Sums a quantity of a listener over all workers.
+    pub fn sum_listener(&self, listener: usize, quantity: impl Fn(&ListenerCounters) -> u64) -> u64 {
+        self.lanes()
+            .map(|(seat, worker)| quantity(&self.table.listener_counters(seat, worker)[listener]))
+            .sum()
+    }
+
+    /// A server's counters, one of each worker.
+    pub fn server_counters(&self, server: usize) -> impl Iterator<Item = &'static ServerCounters> {
+        self.lanes().map(move |(seat, worker)| &self.table.server_counters(seat, worker)[server])
+    }
+
+    /// Every seat and worker.
+    pub fn lanes(&self) -> impl Iterator<Item = (u32, u32)> + use<> {
+        let workers = self.table.dimensions().workers as u32;
+        SEAT_NAMES.into_iter().flat_map(move |(seat, _)| (0..workers).map(move |worker| (seat, worker)))
+    }
+
+    /// Connections that wait to be accepted from a TCP listener.
+    pub fn accept_queue(&self, listener: usize) -> u64 {
+        self.sockets(listener).filter_map(|socket| socket::accept_queue(socket).ok()).map(u64::from).sum()
+    }
+
+    /// Bytes that wait in a UDP listener, and datagrams that the kernel dropped for want of room.
+    pub fn receive_queue(&self, listener: usize) -> (u64, u64) {
+        let memories = self.sockets(listener).filter_map(|socket| socket_memory::read(socket).ok());
+        memories.fold((0, 0), |(bytes, drops), memory| {
+            (bytes + u64::from(memory.queued_bytes), drops + u64::from(memory.drops))
+        })
+    }
+
+    fn sockets(&self, listener: usize) -> impl Iterator<Item = Fd> {
+        let workers = self.table.dimensions().workers as u32;
+        let first = slot::index(listener as u32, 0, 0, workers) as usize;
+        let next = slot::index(listener as u32 + 1, 0, 0, workers) as usize;
+        self.listening.get(first..next).unwrap_or_default().iter().copied()
+    }
+}
+
+/// How long the lease of each worker of a pool goes on, nanoseconds; 0 if it has run out.
+pub fn leases(liveness: &Liveness, seat: u32, now_ns: u64) -> impl Iterator<Item = u64> {
+    let seat = &liveness.seats[seat as usize];
+    seat.deadlines.iter().take(liveness.workers as usize).map(move |deadline| deadline.saturating_sub(now_ns))
+}
+
+/// How long a server goes on being passed over, milliseconds; 0 if it is not.
+pub fn passed_over_ms(server: &ServerState, now_ms: u64) -> u32 {
+    use std::sync::atomic::Ordering::Relaxed;
+    if server.failures.load(Relaxed) == 0 {
+        return 0;
+    }
+    let left = server.passed_over_until_ms.load(Relaxed).wrapping_sub(now_ms as u32) as i32;
+    left.max(0) as u32
+}
+
+/// Whether this process's parent is the supervisor still: the children of a dead process get another.
+pub fn supervisor_is_up(table: Table) -> bool {
+    parent_id() as i32 == table.supervisor().pid.get()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zerocopy::FromZeros;
+
+    #[test]
+    fn leases_of_the_workers_there_are() {
+        let mut liveness = Liveness { workers: 2, ..Liveness::EMPTY };
+        liveness.seats[1].deadlines[..3].copy_from_slice(&[150, 90, 1000]);
+        assert_eq!(leases(&liveness, 1, 100).collect::<Vec<_>>(), [50, 0]);
+        liveness.workers = u32::MAX;
+        assert_eq!(leases(&liveness, 1, 100).max(), Some(900));
+    }
+
+    #[test]
+    fn a_server_is_passed_over_until_then() {
+        let server = ServerState::new_zeroed();
+        server.passed_over_until_ms.store(500, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(passed_over_ms(&server, 100), 0);
+        server.failures.store(1, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(passed_over_ms(&server, 100), 400);
+        assert_eq!(passed_over_ms(&server, 600), 0);
+        // The clock has wrapped around once more.
+        assert_eq!(passed_over_ms(&server, (1 << 32) + 499), 1);
+    }
+}
