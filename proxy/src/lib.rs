@@ -1,5 +1,6 @@
 //! An L4 hot-standby proxy. `ARCHITECTURE.md` says how the parts fit.
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod control;
 pub mod log;
