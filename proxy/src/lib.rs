@@ -1,4 +1,5 @@
 //! An L4 hot-standby proxy. `ARCHITECTURE.md` says how the parts fit.
+pub mod check;
 pub mod cli;
 pub mod client;
 pub mod config;

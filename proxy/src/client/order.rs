@@ -15,8 +15,8 @@ fn describe(status: &Status) -> String {
     let serving = status.pools.iter().find(|pool| status.serving.as_deref() == Some(&pool.seat));
     match serving {
         Some(pool) => {
-            let pid = pool.pid.unwrap_or_default();
-            format!("new traffic goes to the {} (pid {pid}, epoch {})", pool.seat, pool.epoch)
+            let pid = pool.pid.map(|pid| format!("pid {pid}, ")).unwrap_or_default();
+            format!("new traffic goes to the {} ({pid}epoch {})", pool.seat, pool.epoch)
         }
         None => "it is done, but no pool is live now; see `proxy status`".into(),
     }

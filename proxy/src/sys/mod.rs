@@ -6,6 +6,7 @@
 //! A call on a number that was closed or reused meanwhile is an error or touches the wrong object,
 //! never memory, so such calls are safe in Rust's sense.
 
+pub mod access;
 pub mod bpf_map;
 pub mod credentials;
 pub mod epoll;

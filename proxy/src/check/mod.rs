@@ -1,0 +1,54 @@
+//! `proxy check`: whether `run` would work with these settings on this machine, and what to do if not.
+
+mod finding;
+mod machine;
+mod place;
+pub mod port;
+mod upstream;
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use crate::{cli::RunArgs, config::Config};
+
+pub use finding::{Finding, Level};
+
+/// The verb; must be called while the process has one thread. Exit code 0 if `run` would work, else 1.
+pub fn run(args: &RunArgs) -> ExitCode {
+    let findings = match Config::from_args(args) {
+        Ok(config) => everything(&config),
+        Err(error) => vec![error.into()],
+    };
+    for finding in &findings {
+        // Nobody to read it is no reason for another exit code.
+        let _ = writeln!(io::stdout(), "{}", finding::line(finding));
+    }
+    ExitCode::from(u8::from(findings.iter().any(|finding| finding.level == Level::Fail)))
+}
+
+/// What keeps `run` from working on this machine, as far as a look at it tells: kernel, limits,
+/// control socket, ports. Loading the kernel program and cloning tell the rest themselves.
+pub fn machine_errors(config: &Config) -> Vec<Finding> {
+    let mut findings = looks(config);
+    findings.retain(|finding| finding.level == Level::Fail);
+    findings
+}
+
+fn looks(config: &Config) -> Vec<Finding> {
+    let mut findings =
+        vec![machine::kernel(), machine::descriptors(config), place::control_socket(&config.control)];
+    findings.extend(port::all(config));
+    findings
+}
+
+fn everything(config: &Config) -> Vec<Finding> {
+    let mut findings = vec![Finding::ok("settings"), machine::user(config)];
+    findings.extend(looks(config));
+    findings.extend([machine::steering(config), machine::clone()]);
+    findings.extend(machine::queues(config));
+    // Last, for it makes threads, and cloning wants none.
+    findings.extend(upstream::all(config));
+    findings
+}

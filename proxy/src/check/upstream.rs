@@ -1,0 +1,58 @@
+//! Whether upstream servers can be reached now. Only a warning: they may come up later.
+
+use std::{net::TcpStream, thread, time::Duration};
+
+use super::Finding;
+use crate::{
+    config::{Config, Server},
+    sys::socket::Protocol,
+};
+
+/// Limit on one attempt.
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// Attempts at once.
+const AT_ONCE: usize = 64;
+
+/// All servers, if there is a listener to reach them from by TCP. (UDP does not tell.)
+pub fn all(config: &Config) -> Vec<Finding> {
+    if !config.listeners.iter().any(|listener| listener.address.protocol == Protocol::Tcp) {
+        return Vec::new();
+    }
+    config.servers.chunks(AT_ONCE).flat_map(some).collect()
+}
+
+fn some(servers: &[Server]) -> Vec<Finding> {
+    thread::scope(|scope| {
+        let attempts: Vec<_> = servers.iter().map(|server| scope.spawn(|| one(server))).collect();
+        attempts.into_iter().filter_map(|attempt| attempt.join().ok()).collect()
+    })
+}
+
+fn one(server: &Server) -> Finding {
+    let what = format!("upstream {}", server.name);
+    match TcpStream::connect_timeout(&server.address, LIMIT) {
+        Ok(_) => Finding::ok(what),
+        Err(error) => Finding::warn(
+            what,
+            format!("cannot be reached by TCP now ({error})"),
+            "start it, or correct --upstream",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Level, *};
+    use std::net::TcpListener;
+
+    #[test]
+    fn a_server_is_there_or_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = Server { name: "there".into(), address };
+        assert_eq!(one(&server).level, Level::Ok);
+        drop(listener);
+        assert_eq!(one(&server).level, Level::Warn);
+    }
+}
