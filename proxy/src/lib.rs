@@ -7,6 +7,7 @@ pub mod control;
 pub mod log;
 pub mod orders;
 pub mod procfs;
+pub mod relay;
 pub mod steering;
 pub mod sys;
 pub mod table;
