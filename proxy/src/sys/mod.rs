@@ -19,6 +19,7 @@ pub mod signal;
 pub mod socket;
 pub mod socket_memory;
 pub mod time;
+pub mod udp;
 pub mod urgent;
 
 pub use fd::Fd;
