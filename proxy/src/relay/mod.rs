@@ -2,6 +2,7 @@
 
 pub mod balance;
 pub mod token;
+pub mod udp;
 
 use proxy_common::slot;
 

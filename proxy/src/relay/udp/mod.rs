@@ -1,0 +1,216 @@
+//! The UDP relay of one worker. A flow is what one client sends to one local address of one
+//! listener; each has a connected socket to one upstream server.
+//!
+//! Datagrams are received in batches, sorted by flow, and each flow's are sent on in one send as
+//! far as their sizes allow. Of a worker that dies at most the batch in hand is lost.
+
+mod chosen;
+mod fault;
+mod flows;
+mod forward;
+mod run;
+#[cfg(test)]
+mod tests;
+
+use std::net::{IpAddr, SocketAddr};
+
+use chosen::Chosen;
+use fault::Fault;
+use flows::{Flows, Key};
+use forward::{Way, forward};
+
+use crate::{
+    relay::{Lane, balance},
+    sys::{
+        Fd,
+        udp::{BATCH, Destination, Inbox},
+    },
+    table::{DropReason, Kind, ListenerCounters, Record, State, Tag, Window},
+};
+
+/// Bytes that one socket may receive in a turn; the batch that exceeds it is the last.
+const TURN_BYTES: usize = 400_000;
+/// Receive calls for one socket in a turn.
+const TURN_CALLS: usize = 64 / BATCH;
+
+/// The UDP relay of one worker.
+#[derive(Default)]
+pub struct Udp {
+    flows: Flows,
+    // Made when the first datagram comes: a worker without UDP pays nothing for it.
+    inbox: Option<Inbox>,
+    keys: Vec<Option<Key>>,
+}
+
+impl Udp {
+    /// A relay without flows.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes what waits in a listening socket, of any seat, and sends it to the flows' servers.
+    /// While a sweep looks at the descriptors nothing is taken; the socket stays readable.
+    pub fn on_listener(&mut self, lane: &Lane, socket: Fd, listener: u32, now_ms: u32) {
+        let Some(counters) = lane.listener_counters(listener) else { return };
+        let Some(_window) = Window::open(&lane.block().opening, &lane.table.supervisor().gate) else {
+            return;
+        };
+        let mut turn = Turn::default();
+        while turn.goes_on() {
+            // All that a socket without a peer can say is that it is empty, or memory is short.
+            let Ok(count) = self.inbox.get_or_insert_default().receive(socket) else { return };
+            let bytes = self.send_up(lane, listener, counters, now_ms);
+            turn.took(count, bytes);
+        }
+    }
+
+    /// Takes what waits in a flow's socket and sends it to the client. An event of a flow that has
+    /// ended meanwhile does nothing.
+    pub fn on_flow(&mut self, lane: &Lane, fd: Fd, generation: u32, now_ms: u32) {
+        let Some(record) = own_record(lane, fd).filter(|record| record.generation() == generation) else {
+            return;
+        };
+        let Some(counters) = lane.listener_counters(record.listener()) else { return };
+        let Some(way) = way_down(lane, record) else { return };
+        let mut turn = Turn::default();
+        while turn.goes_on() {
+            match self.inbox.get_or_insert_default().receive(fd) {
+                Ok(count) => {
+                    let bytes = self.send_down(lane, record, &way, counters, now_ms);
+                    turn.took(count, bytes);
+                }
+                Err(error) => match Fault::of(&error) {
+                    Fault::Congestion => return,
+                    Fault::Datagram => turn.took(BATCH, 0),
+                    Fault::Server(failure) => {
+                        counters.dropped(DropReason::Upstream, 1);
+                        return self.flows.fail(lane, fd, failure, now_ms);
+                    }
+                },
+            }
+        }
+    }
+
+    /// Ends the flow at `fd` if it is this worker's and has been idle for `--udp-idle`. Answers
+    /// whether it has.
+    pub fn expire_one(&mut self, lane: &Lane, fd: Fd, now_ms: u32) -> bool {
+        let Some(record) = own_record(lane, fd) else { return false };
+        if !is_idle(record.active_ms(), now_ms, lane.config.udp_idle.as_millis()) {
+            return false;
+        }
+        if let Some(counters) = lane.listener_counters(record.listener()) {
+            counters.idle_closed.add(1);
+        }
+        self.flows.end(lane, fd);
+        true
+    }
+
+    /// Takes over the flow recorded at `fd`, whose tag and worker number the caller has made this
+    /// worker's own. Answers whether there is one.
+    pub fn adopt(&mut self, lane: &Lane, fd: Fd) -> bool {
+        own_record(lane, fd).is_some() && self.flows.adopt(lane, fd)
+    }
+
+    /// Sends the inbox to the servers, flow by flow, and answers how many bytes it held.
+    fn send_up(&mut self, lane: &Lane, listener: u32, counters: &ListenerCounters, now_ms: u32) -> usize {
+        let Some(inbox) = &self.inbox else { return 0 };
+        let Some(settings) = lane.config.listeners.get(listener as usize) else { return 0 };
+        let bound = settings.address.address.ip();
+        self.keys.clear();
+        self.keys.extend(inbox.messages().iter().map(|message| Key::of(listener, bound, message)));
+        let mut left = Chosen::first(self.keys.len());
+        while let Some(first) = left.iter().next() {
+            let key = self.keys[first];
+            let of_flow = left.filter(|index| self.keys[index] == key);
+            left = left.without(of_flow);
+            let Some(key) = key else { continue };
+            match self.flows.find_or_begin(lane, key, now_ms) {
+                Ok(fd) => {
+                    let sent = forward(inbox, of_flow, &Way { socket: fd, client: None }, counters);
+                    match (sent.failure, lane.table.record(fd)) {
+                        (Some(failure), _) => self.flows.fail(lane, fd, failure, now_ms),
+                        (None, record) => record.into_iter().for_each(|record| record.touch(now_ms)),
+                    }
+                }
+                Err(reason) => counters.dropped(reason, datagrams(inbox, of_flow)),
+            }
+        }
+        let bytes = inbox.messages().iter().map(|message| message.len).sum::<usize>();
+        counters.datagrams_received.add(datagrams(inbox, Chosen::first(self.keys.len())));
+        counters.received_bytes.add(bytes as u64);
+        bytes
+    }
+
+    /// Sends the inbox to a flow's client, and answers how many bytes it held.
+    fn send_down(
+        &mut self,
+        lane: &Lane,
+        record: &Record,
+        way: &Way,
+        counters: &ListenerCounters,
+        now_ms: u32,
+    ) -> usize {
+        let Some(inbox) = &self.inbox else { return 0 };
+        let sent = forward(inbox, Chosen::first(inbox.messages().len()), way, counters);
+        counters.datagrams_sent.add(sent.datagrams);
+        counters.sent_bytes.add(sent.bytes);
+        record.touch(now_ms);
+        if let Some(state) = record.server().and_then(|server| lane.table.servers().get(server as usize)) {
+            balance::note_success(state);
+        }
+        inbox.messages().iter().map(|message| message.len).sum()
+    }
+}
+
+/// How much of its budget a socket has used in this turn.
+#[derive(Default)]
+struct Turn {
+    calls: usize,
+    bytes: usize,
+    emptied: bool,
+}
+
+impl Turn {
+    fn goes_on(&self) -> bool {
+        !self.emptied && self.calls < TURN_CALLS && self.bytes < TURN_BYTES
+    }
+
+    /// Notes a batch; one that is not full has emptied the socket.
+    fn took(&mut self, messages: usize, bytes: usize) {
+        self.calls += 1;
+        self.bytes += bytes;
+        self.emptied = messages < BATCH;
+    }
+}
+
+fn datagrams(inbox: &Inbox, messages: Chosen) -> u64 {
+    messages.iter().map(|index| inbox.messages()[index].datagrams()).sum()
+}
+
+/// The record of an established flow of this worker.
+fn own_record(lane: &Lane, fd: Fd) -> Option<&'static Record> {
+    let tag = lane.table.tag(fd)?.get();
+    let record = lane.table.record(fd)?;
+    let own = tag == Tag::new(Kind::UdpFlow, lane.epoch) && record.worker() == lane.worker;
+    (own && record.state() == State::Established).then_some(record)
+}
+
+/// How a flow's client is reached: by this worker's own listening socket, from the address it asked.
+fn way_down(lane: &Lane, record: &Record) -> Option<Way> {
+    let bound = lane.config.listeners.get(record.listener() as usize)?.address.address;
+    let socket = lane.socket(record.listener())?;
+    let from = reply_address(bound, record.udp_local());
+    Some(Way { socket, client: Some(Destination::new(record.udp_client(), from, bound.is_ipv6())) })
+}
+
+/// The source address to give the kernel; a socket that is bound to one has no choice.
+fn reply_address(bound: SocketAddr, asked: IpAddr) -> Option<IpAddr> {
+    (bound.ip().is_unspecified() && !asked.is_unspecified()).then_some(asked)
+}
+
+/// Whether nothing has happened for `limit_ms`. Times wrap, and activity may be a little later than
+/// the caller's idea of now.
+fn is_idle(active_ms: u32, now_ms: u32, limit_ms: u128) -> bool {
+    let silence = now_ms.wrapping_sub(active_ms) as i32;
+    silence >= 0 && silence as u128 >= limit_ms
+}

@@ -1,0 +1,211 @@
+//! A worker's loop around the relay, on real sockets: one worker per seat, played by the test itself.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    time::{Duration, Instant},
+};
+
+use proxy_common::{lease::SEATS, slot};
+
+use crate::{
+    config::{Config, ListenAddress, Listener, Server},
+    relay::{Lane, token::Token, udp::Udp},
+    sys::{
+        Fd, epoll,
+        fd::close,
+        socket::{self, ListenOptions, Protocol},
+        udp,
+    },
+    table::{Dimensions, Kind, ListenerCounters, Record, Table},
+};
+
+/// Longest wait for anything to happen.
+const PATIENCE: Duration = Duration::from_secs(10);
+const DESCRIPTORS: usize = 4096;
+pub const UDP_IDLE: Duration = Duration::from_secs(60);
+
+pub struct World {
+    pub lane: Lane,
+    pub udp: Udp,
+    pub now_ms: u32,
+    pub address: SocketAddr,
+    owned: Vec<Fd>,
+}
+
+impl World {
+    pub fn new(listen: &str, servers: &[SocketAddr]) -> Self {
+        Self::with(listen, servers, 100, DESCRIPTORS)
+    }
+
+    pub fn with(listen: &str, servers: &[SocketAddr], max_flows: u64, descriptors: usize) -> Self {
+        let (address, sockets) = listening_sockets(listen.parse().unwrap());
+        let config = Box::leak(Box::new(config(address, servers)));
+        let dimensions = Dimensions { descriptors, workers: 1, listeners: 1, servers: servers.len() };
+        let (_, table) = Table::create(dimensions).unwrap();
+        let set = epoll::create().unwrap();
+        for (slot, socket) in sockets.iter().enumerate() {
+            epoll::add(set, *socket, epoll::IN, Token::Listener(slot as u32).encode()).unwrap();
+        }
+        let owned = sockets.iter().copied().chain([set]).collect();
+        let sockets = Box::leak(sockets.into_boxed_slice());
+        let lane = Lane { table, seat: 0, worker: 0, epoch: 1, set, config, sockets, max_flows };
+        Self { lane, udp: Udp::new(), now_ms: 1000, address, owned }
+    }
+
+    /// One round of the worker's loop.
+    pub fn turn(&mut self) {
+        let events = self.lane.table.events(0, 0);
+        for index in 0..events.wait(self.lane.set, 1).unwrap() {
+            match Token::decode(events.get(index).data).unwrap() {
+                Token::Listener(slot) => {
+                    let socket = self.lane.sockets[slot as usize];
+                    let listener = slot / slot::count(1, self.lane.config.workers);
+                    self.udp.on_listener(&self.lane, socket, listener, self.now_ms);
+                }
+                Token::UdpFlow { fd, generation } => {
+                    self.udp.on_flow(&self.lane, fd, generation, self.now_ms);
+                }
+                other => panic!("{other:?} was never registered"),
+            }
+        }
+    }
+
+    /// Turns until `done` has an answer.
+    pub fn until<T>(&mut self, mut done: impl FnMut(&Self) -> Option<T>) -> T {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(answer) = done(self) {
+                return answer;
+            }
+            assert!(Instant::now() < end, "nothing came: {:#?}", self.counters());
+            self.turn();
+        }
+    }
+
+    /// Turns until a datagram reaches `socket`, and answers its bytes and sender.
+    pub fn receive(&mut self, socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
+        let mut buffer = vec![0; 65_536];
+        let (len, from) = self.until(|_| socket.recv_from(&mut buffer).ok());
+        buffer.truncate(len);
+        (buffer, from)
+    }
+
+    /// Sends `request` by `client`, lets `server` answer `reply`, checks that both arrive, and
+    /// answers the address that the server saw.
+    pub fn exchange(
+        &mut self,
+        client: &UdpSocket,
+        server: &UdpSocket,
+        request: &[u8],
+        reply: &[u8],
+    ) -> SocketAddr {
+        client.send(request).unwrap();
+        let (got, flow) = self.receive(server);
+        assert_eq!(got, request);
+        server.send_to(reply, flow).unwrap();
+        assert_eq!(self.receive(client).0, reply);
+        flow
+    }
+
+    /// Closes the other seat's listening socket.
+    pub fn close_other_seat(&mut self) {
+        close(self.owned.remove(1));
+    }
+
+    pub fn counters(&self) -> &'static ListenerCounters {
+        self.lane.listener_counters(0).unwrap()
+    }
+
+    /// All open flows: descriptors tagged as such.
+    pub fn flows(&self) -> Vec<Fd> {
+        let tags = self.lane.table.tags().iter().enumerate();
+        tags.filter(|(_, tag)| tag.get().kind == Kind::UdpFlow)
+            .map(|(fd, _)| Fd::from_raw(fd as i32))
+            .collect()
+    }
+
+    pub fn record(&self, fd: Fd) -> &'static Record {
+        self.lane.table.record(fd).unwrap()
+    }
+
+    /// A client of the proxy at `ip`, connected: it takes answers from there only.
+    pub fn client_of(&self, ip: &str) -> UdpSocket {
+        let ip: std::net::IpAddr = ip.parse().unwrap();
+        let client = if ip.is_ipv4() { peer("127.0.0.1:0") } else { peer("[::1]:0") };
+        client.connect((ip, self.address.port())).unwrap();
+        client
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for fd in self.flows().iter().chain(&self.owned) {
+            close(*fd);
+        }
+    }
+}
+
+/// A non-blocking socket of a client or server.
+pub fn peer(address: &str) -> UdpSocket {
+    let socket = UdpSocket::bind(address).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    socket
+}
+
+pub fn server() -> (UdpSocket, SocketAddr) {
+    let socket = peer("127.0.0.1:0");
+    let address = socket.local_addr().unwrap();
+    (socket, address)
+}
+
+/// An address where datagrams are refused. The socket keeps its port from others, and takes
+/// datagrams from its own peer only.
+pub fn deserted() -> (UdpSocket, SocketAddr) {
+    let (socket, address) = server();
+    socket.connect(address).unwrap();
+    (socket, address)
+}
+
+fn listening_sockets(listen: SocketAddr) -> (SocketAddr, Vec<Fd>) {
+    let options = ListenOptions {
+        v6_only: false,
+        backlog: 0,
+        receive_buffer: 4_000_000,
+        keepalive: Duration::from_secs(60),
+    };
+    let mut address = listen;
+    let sockets = (0..SEATS).map(|_| {
+        let fd = socket::listener(Protocol::Udp, address, options).unwrap();
+        address = socket::local_address(fd).unwrap();
+        udp::prepare_listener(fd).unwrap();
+        fd
+    });
+    let sockets = sockets.collect();
+    (address, sockets)
+}
+
+fn config(address: SocketAddr, servers: &[SocketAddr]) -> Config {
+    let server = |address: &SocketAddr| Server { name: address.to_string(), address: *address };
+    Config {
+        listeners: vec![Listener {
+            address: ListenAddress { protocol: Protocol::Udp, address },
+            v6_only: false,
+        }],
+        servers: servers.iter().map(server).collect(),
+        workers: 1,
+        lease: Duration::from_millis(100),
+        fence_after: Duration::from_secs(1),
+        failback_after: None,
+        metrics: Some((Ipv4Addr::LOCALHOST, 0).into()),
+        control: "unused".into(),
+        user: None,
+        connect_timeout: Duration::from_secs(1),
+        idle_timeout: None,
+        udp_idle: UDP_IDLE,
+        keepalive: Duration::from_secs(60),
+        max_connections: None,
+        max_flows: None,
+        drain_timeout: Duration::from_secs(1),
+        log_format: None,
+    }
+}
