@@ -1,2 +1,70 @@
-//! Development tasks: `cargo xtask`.
-fn main() {}
+//! Development tasks: `cargo xtask VERB`. One file per verb, and what they share in `shell`.
+
+mod build_ebpf;
+mod ci;
+mod demo;
+mod run;
+mod shell;
+mod test;
+mod tools;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Development tasks of proxy")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Build proxy and start it before a small demo upstream, or with your own arguments
+    ///
+    /// Without arguments: a demo upstream (TCP and UDP) behind a proxy on 127.0.0.1, and a list of
+    /// what to try. With arguments (`cargo xtask run -- run --listen … --upstream …`): proxy itself.
+    Run {
+        /// Arguments of proxy
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// Run all tests, installing what they need
+    Test {
+        /// Arguments of `cargo test`, such as the name of a test
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// Compile the kernel program to proxy-ebpf/prebuilt (needs a BPF toolchain)
+    BuildEbpf {
+        /// Only prove that the committed program is what the source gives
+        #[arg(long)]
+        check: bool,
+    },
+    /// Format, clippy, licences
+    Lint,
+    /// Everything that must pass before a merge: format, lints, licences, kernel program, tests
+    Ci,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cargo xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> anyhow::Result<()> {
+    match verb {
+        Verb::Run { args } if args.is_empty() => run::demo(),
+        Verb::Run { args } => run::proxy(&args),
+        Verb::Test { args } => test::run(&args),
+        Verb::BuildEbpf { check } => build_ebpf::run(check),
+        Verb::Lint => ci::lint(),
+        Verb::Ci => ci::run(),
+    }
+}

@@ -1,0 +1,34 @@
+//! `cargo xtask test`: all tests, and what they need.
+
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::{shell, tools};
+
+/// Runs all tests of the workspace, or those that `args` (of `cargo test`) choose.
+pub fn run(args: &[String]) -> Result<()> {
+    shell::need_root("testing (network namespaces, BPF)", "test")?;
+    let start = Instant::now();
+    let result = all(args);
+    let seconds = start.elapsed().as_secs();
+    match &result {
+        Ok(()) => println!("cargo xtask test: all passed in {seconds} s"),
+        Err(_) => println!("cargo xtask test: FAILED after {seconds} s"),
+    }
+    result
+}
+
+fn all(args: &[String]) -> Result<()> {
+    let path = tools::install()?;
+    // The tests start these binaries; `cargo test` alone would not build them.
+    shell::run(shell::cargo().args(["build", "--package", "proxy", "--package", "xtask"]))?;
+    // --no-fail-fast: one failure does not hide another.
+    shell::run(
+        shell::cargo()
+            .args(["test", "--workspace", "--no-fail-fast"])
+            .args(args)
+            .env("PATH", path)
+            .env("PROXY_BIN", shell::target().join("debug/proxy")),
+    )
+}
