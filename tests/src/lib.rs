@@ -1,1 +1,23 @@
-//! Shared parts of the end-to-end tests.
+//! What the end-to-end tests share: a network namespace for each test ([`net`]), what to start the
+//! proxy with ([`builder`]), the running [`proxy`] with its [`status`] and [`metrics`], upstream
+//! [`servers`], [`clients`], and waiting for a condition with a deadline ([`wait`]). System calls
+//! that have no safe wrapper elsewhere are in [`sys`].
+//!
+//! Everything here panics with a message when something goes wrong: it is all tests.
+
+pub mod builder;
+pub mod clients;
+pub mod metrics;
+pub mod net;
+pub mod pattern;
+pub mod process;
+pub mod proxy;
+pub mod servers;
+pub mod status;
+pub mod sys;
+pub mod wait;
+
+/// The seat that is tried first.
+pub const PRIMARY: &str = "primary";
+/// The seat that is tried next.
+pub const STANDBY: &str = "standby";

@@ -1,0 +1,89 @@
+//! Processes: what /proc tells of them, and a guard that ends and reaps them.
+
+use std::fs;
+use std::process::{Child, ExitStatus};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::sys;
+
+/// Sends a signal to a process.
+#[track_caller]
+pub fn signal(pid: i32, signal: Signal) {
+    let result = kill(Pid::from_raw(pid), signal);
+    result.unwrap_or_else(|error| panic!("cannot send {signal} to {pid}: {error}"));
+}
+
+/// Whether a process of this number exists and is no zombie.
+pub fn alive(pid: i32) -> bool {
+    // The state follows the name, which is in parentheses and may itself hold anything.
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").map(|(_, rest)| rest.chars().next());
+    !matches!(state, None | Some(None | Some('Z' | 'X')))
+}
+
+/// The children of a process (those of its first thread).
+pub fn children(pid: i32) -> Vec<i32> {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.split_whitespace().filter_map(|word| word.parse().ok()).collect()
+}
+
+/// The threads of a process: number and name.
+pub fn threads(pid: i32) -> Vec<(i32, String)> {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    let thread = |tid: i32| {
+        let name = fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm")).ok()?;
+        Some((tid, name.trim_end().to_owned()))
+    };
+    tasks.filter_map(|task| thread(task.ok()?.file_name().to_str()?.parse().ok()?)).collect()
+}
+
+/// A line of /proc/PID/status, such as `CapEff` or `NoNewPrivs`.
+pub fn status_line(pid: i32, key: &str) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    Some(value.trim().to_owned())
+}
+
+/// Sends a signal to one thread of a process.
+#[track_caller]
+pub fn signal_thread(pid: i32, tid: i32, signal: Signal) {
+    sys::tgkill(pid, tid, signal).expect("signal a thread");
+}
+
+/// Waits for a child to end, so long at most.
+pub fn wait_for(child: &mut Child, at_most: Duration) -> Option<ExitStatus> {
+    let end = Instant::now() + at_most;
+    loop {
+        match child.try_wait() {
+            Ok(None) if Instant::now() < end => thread::sleep(Duration::from_millis(5)),
+            Ok(status) => return status,
+            Err(error) => panic!("cannot wait for {}: {error}", child.id()),
+        }
+    }
+}
+
+/// A child that is killed and reaped when the guard goes.
+pub struct Guard(
+    /// The child.
+    pub Child,
+);
+
+impl Guard {
+    /// Its number.
+    pub fn pid(&self) -> i32 {
+        self.0.id().cast_signed()
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // Both fail only if it is dead and reaped already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -1,0 +1,236 @@
+//! The proxy under test: wait until it is ready, look at it, hurt it, and be sure that nothing of
+//! it is left in the end.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use crate::builder::{Builder, Failure, binary, ends};
+use crate::metrics::{self, Metrics};
+use crate::net::at;
+use crate::process::{children, signal, signal_thread, threads, wait_for};
+use crate::status::Status;
+use crate::sys;
+use crate::wait::{until, until_true};
+
+/// Where the tests' proxies export their metrics.
+pub const METRICS: &str = "127.0.0.1:9100";
+
+/// Collects what the process logs, for as long as anybody holds its standard error.
+fn capture(child: &mut Child) -> Arc<Mutex<String>> {
+    let log = Arc::new(Mutex::new(String::new()));
+    let (to, from) = (Arc::clone(&log), child.stderr.take().expect("piped"));
+    thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            let mut log = to.lock().expect("lock");
+            log.push_str(&line);
+            log.push('\n');
+        }
+    });
+    log
+}
+
+/// A running proxy. Dropping it ends its processes, all of them; a failing test prints its log.
+pub struct Proxy {
+    control: PathBuf,
+    child: Mutex<Child>,
+    log: Arc<Mutex<String>>,
+    /// Every process of it that was ever seen, so that none is forgotten.
+    seen: Mutex<BTreeMap<i32, OwnedFd>>,
+    _directory: TempDir,
+}
+
+impl Proxy {
+    /// A proxy with nothing but a control socket and metrics yet.
+    #[track_caller]
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+
+    pub(crate) fn new(mut child: Child, control: PathBuf, directory: TempDir) -> Self {
+        let log = capture(&mut child);
+        let child = Mutex::new(child);
+        Self { control, child, log, seen: Mutex::default(), _directory: directory }
+    }
+
+    #[track_caller]
+    pub(crate) fn wait_ready(&self) {
+        until_true("both pools are ready", || {
+            if let Some(end) = self.ended() {
+                panic!("proxy ended before it was ready: {end}; it said:\n{}", self.log());
+            }
+            self.try_status().is_some_and(|status| status.whole())
+        });
+        self.note_processes();
+    }
+
+    /// The pid of the supervisor.
+    pub fn supervisor(&self) -> i32 {
+        self.child.lock().expect("lock").id().cast_signed()
+    }
+
+    /// The control socket.
+    pub fn control(&self) -> &Path {
+        &self.control
+    }
+
+    /// Runs a verb of the command line against this proxy.
+    #[track_caller]
+    pub fn verb(&self, words: &[&str]) -> Failure {
+        ends(self.verb_command(words))
+    }
+
+    /// The same, not started yet.
+    pub fn verb_command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command.args(words).arg("--control").arg(&self.control).stdin(Stdio::null());
+        command
+    }
+
+    /// `proxy status --json`, if it answers now.
+    pub fn try_status(&self) -> Option<Status> {
+        let output = self.verb_command(&["status", "--json"]).output().expect("run proxy status");
+        serde_json::from_slice(&output.stdout).ok()
+    }
+
+    /// `proxy status --json`, as soon as it answers.
+    #[track_caller]
+    pub fn status(&self) -> Status {
+        self.note_processes();
+        until("proxy status answers", || self.try_status())
+    }
+
+    /// The status, as soon as it satisfies the condition.
+    #[track_caller]
+    pub fn until_status(&self, what: &str, mut condition: impl FnMut(&Status) -> bool) -> Status {
+        let status = until(what, || self.try_status().filter(&mut condition));
+        self.note_processes();
+        status
+    }
+
+    /// The pid of the pool in this seat now.
+    #[track_caller]
+    pub fn pid(&self, seat: &str) -> i32 {
+        self.status().pid(seat)
+    }
+
+    /// Sends a signal to the pool in this seat, and returns its pid.
+    #[track_caller]
+    pub fn signal(&self, seat: &str, what: Signal) -> i32 {
+        let pid = self.pid(seat);
+        signal(pid, what);
+        pid
+    }
+
+    /// Sends a signal to the supervisor.
+    #[track_caller]
+    pub fn signal_supervisor(&self, what: Signal) {
+        signal(self.supervisor(), what);
+    }
+
+    /// Blocks one worker thread of a pool for 3 s. Needs `PROXY_TEST_HOOKS=1`.
+    #[track_caller]
+    pub fn block_worker(&self, seat: &str, worker: usize) {
+        let (pid, name) = (self.pid(seat), format!("worker-{worker}"));
+        let all = threads(pid);
+        let found = all.iter().find(|(_, thread)| *thread == name);
+        let (tid, _) = found.unwrap_or_else(|| panic!("no {name} among {all:?}"));
+        signal_thread(pid, *tid, Signal::SIGUSR1);
+    }
+
+    /// How the supervisor ended, if it did.
+    pub fn ended(&self) -> Option<ExitStatus> {
+        self.child.lock().expect("lock").try_wait().expect("wait")
+    }
+
+    /// Waits until the supervisor ends.
+    #[track_caller]
+    pub fn wait_end(&self) -> ExitStatus {
+        until("proxy ends", || self.ended())
+    }
+
+    /// What it logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().expect("lock").clone()
+    }
+
+    /// Scrapes its metrics, as soon as they can be had.
+    #[track_caller]
+    pub fn metrics(&self) -> Metrics {
+        Metrics::parse(&self.metrics_text())
+    }
+
+    /// Its metrics as they come.
+    #[track_caller]
+    pub fn metrics_text(&self) -> String {
+        until("metrics can be had", || {
+            let answer = self.get("/metrics").ok()?;
+            (answer.code == 200).then_some(answer.body)
+        })
+    }
+
+    /// A GET request to the metrics listener.
+    pub fn get(&self, path: &str) -> std::io::Result<metrics::Answer> {
+        metrics::get(at(METRICS), path)
+    }
+
+    /// Polls the metrics until a sum reaches so much. They may lag behind by a moment.
+    #[track_caller]
+    pub fn until_metric(&self, name: &str, labels: &[(&str, &str)], at_least: f64) -> Metrics {
+        let what = format!("{name}{labels:?} reaches {at_least}");
+        until(&what, || Some(self.metrics()).filter(|m| m.sum(name, labels) >= at_least))
+    }
+
+    /// Remembers the processes that the proxy has now.
+    fn note_processes(&self) {
+        let mut seen = self.seen.lock().expect("lock");
+        for pid in children(self.supervisor()) {
+            // A pid that is gone by now needs no ending.
+            if let (false, Ok(pidfd)) = (seen.contains_key(&pid), sys::pidfd_open(pid)) {
+                seen.insert(pid, pidfd);
+            }
+        }
+    }
+
+    /// Ends the supervisor in good order if it does so, and then whatever is left.
+    fn end(&self) {
+        self.note_processes();
+        let mut child = self.child.lock().expect("lock");
+        let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+        if matches!(child.try_wait(), Ok(None)) {
+            for _ in 0..2 {
+                let _ = nix::sys::signal::kill(pid, Signal::SIGTERM);
+            }
+            if wait_for(&mut child, Duration::from_secs(5)).is_none() {
+                eprintln!("the supervisor does not end on SIGTERM: killing it");
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+        }
+        for pidfd in self.seen.lock().expect("lock").values() {
+            // Fails for those that are dead, which should be all.
+            let _ = sys::pidfd_kill(pidfd, Signal::SIGKILL);
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let status = self.try_status();
+            eprintln!("--- status of the proxy: {status:#?}");
+        }
+        self.end();
+        if thread::panicking() {
+            eprintln!("--- log of the proxy:\n{}---", self.log());
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! `proxy status --json`, typed. Keys that tests do not look at are left out.
+
+use serde::Deserialize;
+
+/// The whole answer.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Status {
+    /// The parent process.
+    pub supervisor: Supervisor,
+    /// The seat that the kernel would choose now.
+    pub serving: Option<String>,
+    /// Primary and standby.
+    pub pools: Vec<Pool>,
+    /// Times that new traffic moved, for whatever reason.
+    pub failovers: u64,
+    /// Times that flows were adopted.
+    pub takeovers: u64,
+    /// `no`, `draining` or `drained`.
+    pub draining: String,
+    /// What is listened on.
+    pub listeners: Vec<Listener>,
+    /// The process that answers.
+    pub control: Control,
+}
+
+/// The parent process.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Supervisor {
+    /// Its number.
+    pub pid: i32,
+    /// Its version.
+    pub version: String,
+}
+
+/// The process that answers.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Control {
+    /// Its number.
+    pub pid: i32,
+}
+
+/// One pool.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Pool {
+    /// `primary` or `standby`.
+    pub seat: String,
+    /// Its number, while there is a process.
+    pub pid: Option<i32>,
+    /// The incarnation.
+    pub epoch: u64,
+    /// starting, ready, suspect, fenced or dead.
+    pub state: String,
+    /// The liveness bit.
+    pub live: bool,
+    /// What is left of the lease, milliseconds.
+    pub lease_remaining_ms: i64,
+    /// Open TCP connections.
+    pub connections: u64,
+    /// UDP flows.
+    pub udp_flows: u64,
+}
+
+/// One listener.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Listener {
+    /// As given to `--listen`.
+    pub address: String,
+}
+
+impl Status {
+    /// The pool in this seat.
+    #[track_caller]
+    pub fn pool(&self, seat: &str) -> &Pool {
+        let found = self.pools.iter().find(|pool| pool.seat == seat);
+        found.unwrap_or_else(|| panic!("no seat {seat} in {self:?}"))
+    }
+
+    /// The pid of the pool in this seat.
+    #[track_caller]
+    pub fn pid(&self, seat: &str) -> i32 {
+        self.pool(seat).pid.unwrap_or_else(|| panic!("no process in the seat {seat}: {self:?}"))
+    }
+
+    /// Whether this seat serves.
+    pub fn serves(&self, seat: &str) -> bool {
+        self.serving.as_deref() == Some(seat)
+    }
+
+    /// Whether the pool in this seat is ready.
+    pub fn ready(&self, seat: &str) -> bool {
+        self.pool(seat).state == "ready"
+    }
+
+    /// Whether both pools are ready.
+    pub fn whole(&self) -> bool {
+        self.pools.len() == 2 && self.pools.iter().all(|pool| pool.state == "ready")
+    }
+}
