@@ -5,22 +5,13 @@ use std::{fs, fs::File, time::Duration};
 use super::Finding;
 use crate::{
     config::Config,
-    steering::Steering,
+    limits::Limits,
+    steering::{self, Steering},
     sys::{Fd, fd, process, socket::Protocol},
 };
-use proxy_common::{lease::SEATS, slot};
-
-/// `sk_reuseport/migrate` programs came with this one.
-const OLDEST_KERNEL: (u32, u32) = (5, 14);
-
-/// Descriptors that an idle connection holds: client and upstream.
-const PER_CONNECTION: u64 = 2;
-
-/// Descriptors of the supervisor itself: standard ones, maps, control's, signals, and room.
-const OWN: u64 = 64;
 
 /// Fewer than this, and a small burst of connections exhausts them.
-const FEW_DESCRIPTORS: u64 = 1024;
+const FEW_DESCRIPTORS: usize = 1024;
 
 /// Connections that may wait in one listening socket, asked of listen(2).
 const BACKLOG: u64 = 4096;
@@ -31,27 +22,10 @@ const RECEIVE_BUFFER: u64 = 4 << 20;
 /// The kernel's version.
 pub fn kernel() -> Finding {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    judge_kernel(release.trim())
-}
-
-fn judge_kernel(release: &str) -> Finding {
-    let what = format!("kernel {release}");
-    let (major, minor) = OLDEST_KERNEL;
-    match parse_release(release) {
-        Some(version) if version >= OLDEST_KERNEL => Finding::ok(what),
-        Some(_) => Finding::fail(
-            what,
-            format!("steering needs Linux {major}.{minor} or later"),
-            "boot a newer kernel",
-        ),
-        None => Finding::warn(what, "its version is not understood", format!("{major}.{minor} is needed")),
+    match steering::check_kernel() {
+        Ok(()) => Finding::ok(format!("kernel {}", release.trim())),
+        Err(error) => Finding::fail_by("kernel", error),
     }
-}
-
-/// Major and minor number of a release such as `6.1.0-28-amd64`.
-fn parse_release(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.split(|character: char| !character.is_ascii_digit()).map(str::parse);
-    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
 /// Who pools will be; that the user exists was checked with the settings.
@@ -65,32 +39,26 @@ pub fn user(config: &Config) -> Finding {
 /// The limit of open descriptors, and what it allows.
 pub fn descriptors(config: &Config) -> Finding {
     match fd::limit() {
-        Ok((_, hard)) => judge_descriptors(hard, own_descriptors(config), config.max_connections),
+        Ok((_, hard)) => judge_descriptors(config, hard as usize),
         Err(error) => Finding::fail_by("descriptor limit", error),
     }
 }
 
-fn own_descriptors(config: &Config) -> u64 {
-    let sockets = slot::count(config.listeners.len() as u32, config.workers);
-    // An epoll set and a bell each.
-    let workers = SEATS as u32 * config.workers * 2;
-    OWN + u64::from(sockets + workers)
-}
-
-fn judge_descriptors(limit: u64, own: u64, wanted: Option<usize>) -> Finding {
+fn judge_descriptors(config: &Config, limit: usize) -> Finding {
     const REMEDY: &str = "raise it (ulimit -Hn, systemd: LimitNOFILE=, container: --ulimit nofile=)";
-    let connections = limit.saturating_sub(own) / PER_CONNECTION;
     let what = format!("descriptor limit {limit}");
-    if connections == 0 {
-        return Finding::fail(what, format!("the proxy itself needs {own}"), REMEDY);
-    }
-    let room = format!("room for {connections} idle connections or UDP flows");
-    match wanted {
-        Some(wanted) if wanted as u64 > connections => {
-            Finding::warn(what, format!("{room}, fewer than --max-connections {wanted}"), REMEDY)
+    let limits = match Limits::divide(config, limit) {
+        Ok(limits) => limits,
+        Err(error) => return Finding::fail_by("descriptor limit", error),
+    };
+    let room = limits.descriptors / 2;
+    match config.max_connections {
+        Some(wanted) if wanted > room => {
+            let problem = format!("room for {room} connections, fewer than --max-connections {wanted}");
+            Finding::warn(what, problem, REMEDY)
         }
-        _ if limit < FEW_DESCRIPTORS => Finding::warn(what, room, REMEDY),
-        _ => Finding::ok(format!("{what}, {room}")),
+        _ if limit < FEW_DESCRIPTORS => Finding::warn(what, format!("room for {room} connections"), REMEDY),
+        _ => Finding::ok(format!("{what}, room for {room} connections")),
     }
 }
 
@@ -156,38 +124,6 @@ fn judge_setting(name: &str, wanted: u64, what_for: &str) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::{super::Level, *};
-
-    #[test]
-    fn releases_are_read() {
-        assert_eq!(parse_release("6.1.0-28-amd64"), Some((6, 1)));
-        assert_eq!(parse_release("5.14"), Some((5, 14)));
-        assert_eq!(parse_release("6"), None);
-        assert_eq!(parse_release(""), None);
-    }
-
-    #[test]
-    fn an_old_kernel_is_named_and_refused() {
-        let finding = judge_kernel("5.10.0-33-amd64");
-        assert_eq!(finding.level, Level::Fail);
-        assert!(
-            finding.to_string().contains("kernel 5.10.0-33-amd64: steering needs Linux 5.14"),
-            "{finding}"
-        );
-        assert_eq!(judge_kernel("5.14.0-1").level, Level::Ok);
-        assert_eq!(judge_kernel("plan9").level, Level::Warn);
-    }
-
-    #[test]
-    fn descriptors_are_reckoned() {
-        assert_eq!(judge_descriptors(60, 70, None).level, Level::Fail);
-        assert_eq!(judge_descriptors(1000, 100, None).level, Level::Warn);
-        let finding = judge_descriptors(4096, 96, Some(2000));
-        assert_eq!(
-            finding,
-            Finding::ok("descriptor limit 4096, room for 2000 idle connections or UDP flows")
-        );
-        assert_eq!(judge_descriptors(4096, 96, Some(2001)).level, Level::Warn);
-    }
 
     #[test]
     fn settings_of_this_machine_are_read() {

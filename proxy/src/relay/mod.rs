@@ -1,51 +1,58 @@
-//! Relays: what moves bytes and datagrams between clients and upstream servers.
+//! Relaying: what a worker does with a flow's descriptors. Knows nothing of pools.
 
 pub mod balance;
+pub mod pipes;
+pub mod servers;
+pub mod tcp;
 pub mod token;
 pub mod udp;
 
-use proxy_common::slot;
-
 use crate::{
     config::Config,
+    limits::Limits,
     sys::Fd,
-    table::{ListenerCounters, ServerCounters, Table, WorkerBlock},
+    table::{ListenerCounters, ServerCounters, Table, Window, WorkerBlock},
 };
+use proxy_common::{lease::SEATS, slot};
 
-/// What all relays of one worker share. It owns no descriptor.
+/// What everything that one worker relays shares. It owns no descriptor.
+#[derive(Clone, Copy)]
 pub struct Lane {
-    /// The shared memory.
+    /// The flow table.
     pub table: Table,
-    /// The worker's seat.
+    /// The seat of the worker's pool.
     pub seat: u32,
-    /// Its number in the pool.
+    /// The worker's number.
     pub worker: u32,
-    /// Its pool's epoch.
+    /// Its pool's epoch, the owner of its descriptors.
     pub epoch: u32,
     /// Its epoll set.
     pub set: Fd,
     /// The settings.
     pub config: &'static Config,
-    /// The listening sockets of both seats, by [`slot::index`].
+    /// The limits.
+    pub limits: Limits,
+    /// Every listening socket, by [`slot::index`].
     pub sockets: &'static [Fd],
-    /// Limit on UDP flows of all workers together.
-    pub max_flows: u64,
 }
 
 impl Lane {
-    /// The worker's block.
+    /// This worker's block.
     pub fn block(&self) -> &'static WorkerBlock {
         self.table.worker(self.seat, self.worker)
     }
 
-    /// The worker's counters of a listener; `None` if there is no such listener.
-    pub fn listener_counters(&self, listener: u32) -> Option<&'static ListenerCounters> {
-        self.table.listener_counters(self.seat, self.worker).get(listener as usize)
+    /// This worker's counters of a listener. A number that is none (a wild write to a record)
+    /// counts for the last one.
+    pub fn listener(&self, listener: u32) -> &'static ListenerCounters {
+        let counters = self.table.listener_counters(self.seat, self.worker);
+        &counters[(listener as usize).min(counters.len() - 1)]
     }
 
-    /// The worker's counters of an upstream server; `None` if there is no such server.
-    pub fn server_counters(&self, server: u32) -> Option<&'static ServerCounters> {
-        self.table.server_counters(self.seat, self.worker).get(server as usize)
+    /// This worker's counters of an upstream server; as [`Self::listener`].
+    pub fn server(&self, server: u32) -> &'static ServerCounters {
+        let counters = self.table.server_counters(self.seat, self.worker);
+        &counters[(server as usize).min(counters.len() - 1)]
     }
 
     /// The worker's own listening socket of a listener; `None` if there is no such listener.
@@ -56,11 +63,23 @@ impl Lane {
 
     /// Connections and flows that all workers of both seats have open to an upstream server.
     pub fn open_to(&self, server: usize) -> u64 {
+        let open = |seat, worker| self.table.server_counters(seat, worker)[server].open.get();
         let workers = 0..self.config.workers;
-        let seats = 0..proxy_common::lease::SEATS as u32;
-        let open = |seat, worker| {
-            self.table.server_counters(seat, worker).get(server).map_or(0, |counters| counters.open.get())
-        };
-        seats.map(|seat| workers.clone().map(|worker| open(seat, worker)).sum::<u64>()).sum()
+        (0..SEATS as u32).map(|seat| workers.clone().map(|worker| open(seat, worker)).sum::<u64>()).sum()
+    }
+
+    /// Opens this worker's opening window; `None` while a sweep is looking.
+    pub fn window(&self) -> Option<Window<'static>> {
+        Window::open(&self.block().opening, &self.table.supervisor().gate)
+    }
+
+    /// Connections open in both pools.
+    pub fn connections(&self) -> usize {
+        self.table.sum_workers(|worker| worker.connections.get()) as usize
+    }
+
+    /// UDP flows open in both pools.
+    pub fn flows(&self) -> usize {
+        self.table.sum_workers(|worker| worker.udp_flows.get()) as usize
     }
 }

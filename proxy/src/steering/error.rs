@@ -176,7 +176,7 @@ impl SteeringError {
 }
 
 /// Refuses kernels that are known not to take the program.
-pub(super) fn check_kernel() -> Result<(), SteeringError> {
+pub fn check_kernel() -> Result<(), SteeringError> {
     let running =
         KernelVersion::current().map_err(|error| SteeringError::bpf("tell the kernel's version", &error))?;
     if running < KernelVersion::new(5, 14, 0) {

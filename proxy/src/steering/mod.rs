@@ -15,7 +15,11 @@ use aya::{
 };
 use proxy_common::{abi, lease::MAX_WORKERS, slot};
 
-pub use self::{error::SteeringError, liveness::LivenessMap, log::SteeringLog};
+pub use self::{
+    error::{SteeringError, check_kernel},
+    liveness::LivenessMap,
+    log::SteeringLog,
+};
 use crate::sys::bpf_map;
 
 /// The kernel program, made and proven by `cargo xtask build-ebpf [--check]`.

@@ -45,6 +45,19 @@ pub fn splice(from: Fd, to: Fd, len: usize) -> io::Result<usize> {
     check_len(unsafe { libc::splice(from.raw(), no_from, to.raw(), no_to, len, flags) })
 }
 
+/// Buffers that a pipe has: a fill of fewer bytes cannot have been cut short by the pipe, for each
+/// buffer holds a byte at least.
+///
+/// # Errors
+/// The number names no pipe.
+pub fn slots(pipe: Fd) -> io::Result<usize> {
+    // SAFETY: integers only.
+    let size = check(unsafe { libc::fcntl(pipe.raw(), libc::F_GETPIPE_SZ) })?;
+    // SAFETY: integers only.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    Ok(size as usize / page.max(1) as usize)
+}
+
 /// Bytes that can be read from a pipe or a TCP socket now (FIONREAD: pipe(7), tcp(7)).
 ///
 /// # Errors

@@ -64,13 +64,11 @@ impl FailoverReason {
 pub enum LostReason {
     /// Its pool died.
     PoolDied,
-    /// The drain timeout or `stop --now` ended it.
-    Stopped,
 }
 
 impl LostReason {
     /// All, with their label values.
-    pub const ALL: [(Self, &'static str); 2] = [(Self::PoolDied, "pool_died"), (Self::Stopped, "stopped")];
+    pub const ALL: [(Self, &'static str); 1] = [(Self::PoolDied, "pool_died")];
 }
 
 /// The steps of a takeover, timed each.
@@ -147,9 +145,9 @@ pub struct SupervisorBlock {
     /// By [`TakeoverStage`].
     pub takeover_duration: [Histogram; 4],
     /// TCP connections lost, by [`LostReason`].
-    pub lost_tcp: [Counter; 2],
+    pub lost_tcp: [Counter; 1],
     /// UDP flows lost, by [`LostReason`].
-    pub lost_udp: [Counter; 2],
+    pub lost_udp: [Counter; 1],
 }
 
 impl SupervisorBlock {
@@ -212,6 +210,10 @@ pub struct WorkerBlock {
     pub connections: Gauge,
     /// UDP flows that it has open.
     pub udp_flows: Gauge,
+    /// 1 while the worker wants pipes.
+    pub pipes_wanted: Gauge,
+    /// Pipes that the supervisor has made for it; the worker takes one by storing 0.
+    pub pipe_gifts: [NumberCell; 16],
     /// Pipes at rest.
     pub pipes_free: Gauge,
     /// Pipes lent to flows.

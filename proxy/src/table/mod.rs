@@ -11,7 +11,8 @@ mod tag;
 mod window;
 
 pub use blocks::{
-    DrainState, FailoverReason, LostReason, PoolState, SeatBlock, SupervisorBlock, TakeoverStage, WorkerBlock,
+    DrainState, FailoverReason, LostReason, NumberCell, PoolState, SeatBlock, SupervisorBlock, TakeoverStage,
+    WorkerBlock,
 };
 pub use counters::{
     ConnectFailure, Counter, DropReason, Gauge, HISTOGRAM_BOUNDS_MS, Histogram, ListenerCounters, Rejection,
@@ -19,7 +20,7 @@ pub use counters::{
 };
 pub use record::{Direction, Holder, Record, State, flag};
 pub use tag::{Kind, Tag, TagCell};
-pub use window::Window;
+pub use window::{GATE_LIMIT_MS, Window};
 
 use std::io;
 

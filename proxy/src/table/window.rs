@@ -4,6 +4,9 @@
 
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
+/// Longest time that a sweep may keep the gate closed, milliseconds.
+pub const GATE_LIMIT_MS: u64 = 20;
+
 /// An open window; dropping it shuts it.
 pub struct Window<'a>(&'a AtomicU32);
 

@@ -250,7 +250,7 @@ impl Machine {
         verdicts.retain(|(.., count)| *count > 0);
         assert_eq!(
             verdicts.iter().map(|(.., count)| count).sum::<u64>(),
-            counts.iter().sum(),
+            counts.iter().sum::<u64>(),
             "unnamed reasons"
         );
         verdicts

@@ -11,11 +11,7 @@ use std::{
 
 use super::fault;
 use crate::{
-    relay::{
-        Lane,
-        balance::{self, Standing},
-        token::Token,
-    },
+    relay::{Lane, balance, servers, token::Token},
     sys::{
         Fd, epoll,
         fd::close,
@@ -92,7 +88,7 @@ impl Flows {
         if lane.table.supervisor().drain() != DrainState::No {
             return Err(DropReason::Upstream);
         }
-        if lane.table.sum_workers(|worker| worker.udp_flows.get()) >= lane.max_flows {
+        if !has_room(lane) {
             return Err(DropReason::Limit);
         }
         self.begin(lane, key, now_ms)
@@ -100,11 +96,12 @@ impl Flows {
 
     fn begin(&mut self, lane: &Lane, key: Key, now_ms: u32) -> Result<Fd, DropReason> {
         for _ in 0..ATTEMPTS {
-            let server = choose_server(lane, now_ms).ok_or(DropReason::Upstream)?;
+            let server = servers::choose(lane, 0, now_ms).ok_or(DropReason::Upstream)?;
             match open(lane, key, server, now_ms) {
                 Ok(fd) => {
                     self.enter(lane, key, fd);
-                    count_begun(lane, key.listener, server as u32);
+                    lane.listener(key.listener).accepted.add(1);
+                    lane.server(server).connections.add(1);
                     return Ok(fd);
                 }
                 Err(error) if fault::is_exhausted(&error) => return Err(DropReason::Descriptors),
@@ -113,7 +110,7 @@ impl Flows {
                         fault::Fault::Server(failure) => failure,
                         _ => ConnectFailure::Other,
                     };
-                    note_failure(lane, server as u32, failure, now_ms);
+                    note_failure(lane, server, failure, now_ms);
                 }
             }
         }
@@ -135,14 +132,9 @@ impl Flows {
     fn enter(&mut self, lane: &Lane, key: Key, fd: Fd) {
         self.index.insert(key, fd);
         lane.block().udp_flows.up();
-        if let Some(counters) = lane.listener_counters(key.listener) {
-            counters.open.up();
-        }
-        let record = lane.table.record(fd);
-        if let Some(counters) =
-            record.and_then(Record::server).and_then(|server| lane.server_counters(server))
-        {
-            counters.open.up();
+        lane.listener(key.listener).open.up();
+        if let Some(server) = lane.table.record(fd).and_then(Record::server) {
+            lane.server(server).open.up();
         }
     }
 
@@ -154,11 +146,9 @@ impl Flows {
             self.index.remove(&key);
         }
         lane.block().udp_flows.down();
-        if let Some(counters) = lane.listener_counters(key.listener) {
-            counters.open.down();
-        }
-        if let Some(counters) = record.server().and_then(|server| lane.server_counters(server)) {
-            counters.open.down();
+        lane.listener(key.listener).open.down();
+        if let Some(server) = record.server() {
+            lane.server(server).open.down();
         }
         record.set_state(State::Free);
         if let Some(tag) = lane.table.tag(fd) {
@@ -177,18 +167,14 @@ impl Flows {
     }
 }
 
-fn choose_server(lane: &Lane, now_ms: u32) -> Option<usize> {
-    let states = lane.table.servers();
-    let standing = |server: usize| match states.get(server) {
-        Some(state) if balance::passed_over(state, now_ms) => Standing::PassedOver,
-        _ => Standing::Fit,
-    };
-    balance::choose(lane.config.servers.len(), standing, |server| lane.open_to(server), fastrand::u64(..))
+fn has_room(lane: &Lane) -> bool {
+    let flows = lane.flows();
+    flows < lane.limits.flows && 2 * lane.connections() + flows < lane.limits.descriptors
 }
 
 /// Opens a flow's socket. The tag comes last: what has one is whole, what has none is swept.
-fn open(lane: &Lane, key: Key, server: usize, now_ms: u32) -> io::Result<Fd> {
-    let address = lane.config.servers[server].address;
+fn open(lane: &Lane, key: Key, server: u32, now_ms: u32) -> io::Result<Fd> {
+    let address = lane.config.servers[server as usize].address;
     let fd = socket::datagram(address)?;
     let result = (|| {
         let out_of_range = || io::Error::from_raw_os_error(libc::EMFILE);
@@ -198,7 +184,7 @@ fn open(lane: &Lane, key: Key, server: usize, now_ms: u32) -> io::Result<Fd> {
         socket::connect(fd, address)?;
         record.begin(State::Established, lane.worker, key.listener, now_ms);
         record.set_udp(key.client, key.local);
-        record.set_server(Some(server as u32));
+        record.set_server(Some(server));
         let token = Token::UdpFlow { fd, generation: record.generation() };
         epoll::add(lane.set, fd, epoll::IN | epoll::ERR, token.encode())
             .inspect_err(|_| record.set_state(State::Free))?;
@@ -208,19 +194,8 @@ fn open(lane: &Lane, key: Key, server: usize, now_ms: u32) -> io::Result<Fd> {
     result.inspect_err(|_| close(fd))
 }
 
-fn count_begun(lane: &Lane, listener: u32, server: u32) {
-    if let Some(counters) = lane.listener_counters(listener) {
-        counters.accepted.add(1);
-    }
-    if let Some(counters) = lane.server_counters(server) {
-        counters.connections.add(1);
-    }
-}
-
 fn note_failure(lane: &Lane, server: u32, failure: ConnectFailure, now_ms: u32) {
-    if let Some(counters) = lane.server_counters(server) {
-        counters.failures[failure as usize].add(1);
-    }
+    lane.server(server).failures[failure as usize].add(1);
     if let Some(state) = lane.table.servers().get(server as usize) {
         balance::note_failure(state, now_ms);
     }

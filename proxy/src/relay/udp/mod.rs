@@ -12,7 +12,10 @@ mod run;
 #[cfg(test)]
 mod tests;
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use chosen::Chosen;
 use fault::Fault;
@@ -25,11 +28,13 @@ use crate::{
         Fd,
         udp::{BATCH, Destination, Inbox},
     },
-    table::{DropReason, Kind, ListenerCounters, Record, State, Tag, Window},
+    table::{DrainState, DropReason, Kind, ListenerCounters, Record, State, Tag},
 };
 
 /// Bytes that one socket may receive in a turn; the batch that exceeds it is the last.
 const TURN_BYTES: usize = 400_000;
+/// Silence after which a flow counts as ended while the proxy drains.
+const DRAIN_IDLE: Duration = Duration::from_secs(2);
 /// Receive calls for one socket in a turn.
 const TURN_CALLS: usize = 64 / BATCH;
 
@@ -51,10 +56,8 @@ impl Udp {
     /// Takes what waits in a listening socket, of any seat, and sends it to the flows' servers.
     /// While a sweep looks at the descriptors nothing is taken; the socket stays readable.
     pub fn on_listener(&mut self, lane: &Lane, socket: Fd, listener: u32, now_ms: u32) {
-        let Some(counters) = lane.listener_counters(listener) else { return };
-        let Some(_window) = Window::open(&lane.block().opening, &lane.table.supervisor().gate) else {
-            return;
-        };
+        let Some(_window) = lane.window() else { return };
+        let counters = lane.listener(listener);
         let mut turn = Turn::default();
         while turn.goes_on() {
             // All that a socket without a peer can say is that it is empty, or memory is short.
@@ -70,7 +73,7 @@ impl Udp {
         let Some(record) = own_record(lane, fd).filter(|record| record.generation() == generation) else {
             return;
         };
-        let Some(counters) = lane.listener_counters(record.listener()) else { return };
+        let counters = lane.listener(record.listener());
         let Some(way) = way_down(lane, record) else { return };
         let mut turn = Turn::default();
         while turn.goes_on() {
@@ -95,12 +98,15 @@ impl Udp {
     /// whether it has.
     pub fn expire_one(&mut self, lane: &Lane, fd: Fd, now_ms: u32) -> bool {
         let Some(record) = own_record(lane, fd) else { return false };
-        if !is_idle(record.active_ms(), now_ms, lane.config.udp_idle.as_millis()) {
+        // Nobody says when a flow has ended, so a proxy that drains does not wait for long.
+        let limit = match lane.table.supervisor().drain() {
+            DrainState::No => lane.config.udp_idle,
+            DrainState::Draining | DrainState::Drained => lane.config.udp_idle.min(DRAIN_IDLE),
+        };
+        if !is_idle(record.active_ms(), now_ms, limit.as_millis()) {
             return false;
         }
-        if let Some(counters) = lane.listener_counters(record.listener()) {
-            counters.idle_closed.add(1);
-        }
+        lane.listener(record.listener()).idle_closed.add(1);
         self.flows.end(lane, fd);
         true
     }

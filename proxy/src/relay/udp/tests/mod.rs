@@ -51,7 +51,7 @@ fn datagrams_go_both_ways_and_are_counted() {
     assert_eq!((counters.datagrams_received.get(), counters.datagrams_sent.get()), (3, 3));
     assert_eq!((counters.received_bytes.get(), counters.sent_bytes.get()), (65_510, 65_512));
     assert_eq!(dropped_at_all(&world), 0);
-    let to_server = world.lane.server_counters(0).unwrap();
+    let to_server = world.lane.server(0);
     assert_eq!((to_server.connections.get(), to_server.open.get()), (1, 1));
     assert_eq!(world.lane.block().udp_flows.get(), 1);
 }
@@ -283,7 +283,7 @@ fn a_refusing_server_is_passed_over() {
         }
     }
     assert!(balance::passed_over(&world.lane.table.servers()[0], world.now_ms));
-    let refused = world.lane.server_counters(0).unwrap();
+    let refused = world.lane.server(0);
     assert_eq!((refused.failures[0].get(), refused.connections.get(), refused.open.get()), (1, 1, 0));
     assert_eq!(dropped(&world, DropReason::Upstream), 1);
 }

@@ -9,6 +9,7 @@ use proxy_common::{lease::SEATS, slot};
 
 use crate::{
     config::{Config, ListenAddress, Listener, Server},
+    limits::Limits,
     relay::{Lane, token::Token, udp::Udp},
     sys::{
         Fd, epoll,
@@ -37,7 +38,7 @@ impl World {
         Self::with(listen, servers, 100, DESCRIPTORS)
     }
 
-    pub fn with(listen: &str, servers: &[SocketAddr], max_flows: u64, descriptors: usize) -> Self {
+    pub fn with(listen: &str, servers: &[SocketAddr], max_flows: usize, descriptors: usize) -> Self {
         let (address, sockets) = listening_sockets(listen.parse().unwrap());
         let config = Box::leak(Box::new(config(address, servers)));
         let dimensions = Dimensions { descriptors, workers: 1, listeners: 1, servers: servers.len() };
@@ -48,7 +49,8 @@ impl World {
         }
         let owned = sockets.iter().copied().chain([set]).collect();
         let sockets = Box::leak(sockets.into_boxed_slice());
-        let lane = Lane { table, seat: 0, worker: 0, epoch: 1, set, config, sockets, max_flows };
+        let limits = Limits { connections: 0, flows: max_flows, descriptors, pipes_per_worker: 0 };
+        let lane = Lane { table, seat: 0, worker: 0, epoch: 1, set, config, sockets, limits };
         Self { lane, udp: Udp::new(), now_ms: 1000, address, owned }
     }
 
@@ -113,7 +115,7 @@ impl World {
     }
 
     pub fn counters(&self) -> &'static ListenerCounters {
-        self.lane.listener_counters(0).unwrap()
+        self.lane.listener(0)
     }
 
     /// All open flows: descriptors tagged as such.

@@ -1,0 +1,100 @@
+//! Taking connections from an accept queue: this pool's own, or one lent by the supervisor.
+
+use std::io;
+
+use crate::{
+    sys::{Fd, epoll, fd::close, socket, would_block},
+    table::{Kind, Record, Rejection, State, Tag},
+};
+
+use super::Tcp;
+use crate::relay::{Lane, token::Token};
+
+/// Connections taken in one turn.
+const BATCH: usize = 64;
+
+impl Tcp {
+    /// Accepts what waits, up to a batch; the set tells again if more does (level-triggered).
+    pub fn on_listener(&mut self, lane: &Lane, slot: u32, listener: u32, now_ms: u32) {
+        let socket = lane.sockets[slot as usize];
+        for _ in 0..BATCH {
+            match accept_recorded(lane, socket, listener, now_ms) {
+                Ok(Some((client, record))) => self.begin(lane, client, record, now_ms),
+                Ok(None) => return,
+                Err(error) if would_block(&error) => return,
+                Err(error) if is_about_one_connection(&error) => {}
+                Err(_) => {
+                    // The connection goes on waiting, and so would the event: look away for a tick.
+                    lane.listener(listener).reject(Rejection::Descriptors);
+                    epoll::remove(lane.set, socket);
+                    self.paused.push(Token::Listener(slot));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Puts listening sockets back that ran into the descriptor limit.
+    pub(super) fn unpause(&mut self, lane: &Lane) {
+        for token in self.paused.drain(..) {
+            if let Token::Listener(slot) = token {
+                // EEXIST: the supervisor has put it back already.
+                let _ = epoll::add(lane.set, lane.sockets[slot as usize], epoll::IN, token.encode());
+            }
+        }
+    }
+
+    fn begin(&mut self, lane: &Lane, client: Fd, record: &'static Record, now_ms: u32) {
+        let counters = lane.listener(record.listener());
+        counters.accepted.add(1);
+        counters.open.up();
+        lane.block().accepted.add(1);
+        lane.block().connections.up();
+        if !has_room(lane) {
+            counters.reject(Rejection::Limit);
+            self.reset(lane, client, record);
+            return;
+        }
+        let token = Token::Client { fd: client, generation: record.generation() };
+        if epoll::add(lane.set, client, epoll::FLOW, token.encode()).is_err() {
+            counters.reject(Rejection::Descriptors);
+            self.reset(lane, client, record);
+            return;
+        }
+        self.connect(lane, client, record, now_ms);
+    }
+}
+
+/// Accepts and records one connection inside the opening window; `None` while the gate is closed.
+fn accept_recorded(
+    lane: &Lane,
+    socket: Fd,
+    listener: u32,
+    now_ms: u32,
+) -> io::Result<Option<(Fd, &'static Record)>> {
+    let Some(_window) = lane.window() else {
+        return Ok(None);
+    };
+    let client = socket::accept(socket)?;
+    let (Some(record), Some(tag)) = (lane.table.record(client), lane.table.tag(client)) else {
+        // Cannot be: the table is as large as the descriptor limit.
+        socket::reset(client);
+        close(client);
+        return Ok(None);
+    };
+    record.begin(State::Accepted, lane.worker, listener, now_ms);
+    tag.set(Tag::new(Kind::Client, lane.epoch));
+    Ok(Some((client, record)))
+}
+
+fn has_room(lane: &Lane) -> bool {
+    let connections = lane.connections();
+    connections <= lane.limits.connections && 2 * connections + lane.flows() <= lane.limits.descriptors
+}
+
+/// Errors that concern the connection that was waiting and not the socket or the process
+/// (accept(2): pending network errors of the new socket are passed on).
+fn is_about_one_connection(error: &io::Error) -> bool {
+    let exhausted = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+    !error.raw_os_error().is_some_and(|code| exhausted.contains(&code))
+}

@@ -1,0 +1,169 @@
+//! Connecting to an upstream server, and trying another if it fails.
+
+use std::{io, time::Duration};
+
+use crate::{
+    relay::{Lane, balance, servers, token::Token},
+    sys::{Fd, epoll, fd::close, pipe, socket, time},
+    table::{ConnectFailure, Direction, GATE_LIMIT_MS, Kind, Record, Rejection, State, Tag, Window},
+};
+
+use super::{Deadline, Tcp, own_record};
+
+impl Tcp {
+    /// Chooses a server and starts to connect to it; if none is left, the client is reset.
+    pub(super) fn connect(&mut self, lane: &Lane, client: Fd, record: &'static Record, now_ms: u32) {
+        while let Some(server) = servers::choose(lane, record.tried(), now_ms) {
+            record.set_server(Some(server));
+            lane.server(server).open.up();
+            match open_upstream(lane, client, record, server, now_ms) {
+                Ok(()) => {
+                    let at_ms = now_ms.wrapping_add(millis(lane.config.connect_timeout));
+                    let generation = record.generation();
+                    self.connecting.push_back(Deadline { client, generation, at_ms });
+                    return;
+                }
+                Err(error) => self.give_up(lane, record, classify(&error), now_ms),
+            }
+        }
+        lane.listener(record.listener()).reject(Rejection::Upstream);
+        self.reset(lane, client, record);
+    }
+
+    /// An event of an upstream socket that is connecting.
+    pub(super) fn on_connect(
+        &mut self,
+        lane: &Lane,
+        client: Fd,
+        record: &'static Record,
+        mask: u32,
+        now_ms: u32,
+    ) {
+        let (Some(upstream), Some(server)) = (record.upstream(), record.server()) else {
+            return;
+        };
+        let error = socket::take_error(upstream);
+        // A server that answers and resets at once was connected: its bytes come before its reset.
+        let has_answered = pipe::readable(upstream).is_ok_and(|count| count > 0);
+        match &error {
+            Some(error) if !has_answered => {
+                self.give_up(lane, record, classify(error), now_ms);
+                self.connect(lane, client, record, now_ms);
+                return;
+            }
+            None if mask & epoll::OUT == 0 => return,
+            _ => {}
+        }
+        record.set_state(State::Established);
+        let counters = lane.server(server);
+        counters.connections.add(1);
+        let took_ms = (time::monotonic_ms() as u32).wrapping_sub(record.opened_ms());
+        counters.connect_duration.observe_us(u64::from(took_ms) * 1000);
+        balance::note_success(&lane.table.servers()[server as usize]);
+        let generation = record.generation();
+        let is_open = || record.generation() == generation && record.state() == State::Established;
+        for direction in Direction::BOTH {
+            if is_open() {
+                self.run(lane, client, record, direction, true);
+            }
+        }
+        if is_open() && error.is_some() {
+            self.reset(lane, client, record);
+        }
+    }
+
+    /// Connects that have run out of time fail.
+    pub(super) fn expire_connects(&mut self, lane: &Lane, now_ms: u32) {
+        while let Some(deadline) = self.connecting.front().copied() {
+            let is_due = now_ms.wrapping_sub(deadline.at_ms) < u32::MAX / 2;
+            let record = own_record(lane, deadline.client, deadline.generation)
+                .filter(|record| record.state() == State::Connecting);
+            match record {
+                Some(_) if !is_due => return,
+                Some(record) if runs_out(lane, record) == deadline.at_ms => {
+                    self.connecting.pop_front();
+                    self.give_up(lane, record, ConnectFailure::Timeout, now_ms);
+                    self.connect(lane, deadline.client, record, now_ms);
+                }
+                // Connected, gone, or connecting to another server since.
+                _ => drop(self.connecting.pop_front()),
+            }
+        }
+    }
+
+    /// Counts a failed server and forgets the connection to it.
+    fn give_up(&mut self, lane: &Lane, record: &'static Record, failure: ConnectFailure, now_ms: u32) {
+        if let Some(server) = record.server() {
+            let counters = lane.server(server);
+            counters.failures[failure as usize].add(1);
+            counters.open.down();
+            balance::note_failure(&lane.table.servers()[server as usize], now_ms);
+            record.set_tried(server);
+            record.set_server(None);
+        }
+        if let Some(upstream) = record.upstream() {
+            record.set_upstream(None);
+            if let Some(tag) = lane.table.tag(upstream) {
+                tag.set(Tag::FREE);
+            }
+            close(upstream);
+        }
+    }
+}
+
+/// Opens, records and connects the upstream socket. The record knows of it whatever goes wrong.
+fn open_upstream(
+    lane: &Lane,
+    client: Fd,
+    record: &'static Record,
+    server: u32,
+    now_ms: u32,
+) -> io::Result<()> {
+    let address = lane.config.servers[server as usize].address;
+    let upstream = {
+        let _window = open_window(lane);
+        let upstream = socket::stream(address, lane.config.keepalive)?;
+        let Some(tag) = lane.table.tag(upstream) else {
+            close(upstream);
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        };
+        record.set_upstream(Some(upstream));
+        tag.set(Tag::new(Kind::Upstream, lane.epoch));
+        upstream
+    };
+    record.set_opened(now_ms);
+    record.set_state(State::Connecting);
+    socket::connect(upstream, address)?;
+    let token = Token::Upstream { client, generation: record.generation() };
+    epoll::add(lane.set, upstream, epoll::FLOW, token.encode())
+}
+
+/// Waits for the gate, which a sweep keeps closed for about 0.1 ms: a connection that is half begun
+/// cannot be put off. A gate closed for longer than a sweep may take has nobody behind it.
+fn open_window(lane: &Lane) -> Option<Window<'static>> {
+    let limit_ms = time::monotonic_ms() + 2 * GATE_LIMIT_MS;
+    loop {
+        let window = lane.window();
+        if window.is_some() || time::monotonic_ms() > limit_ms {
+            return window;
+        }
+        std::thread::yield_now();
+    }
+}
+
+fn runs_out(lane: &Lane, record: &Record) -> u32 {
+    record.opened_ms().wrapping_add(millis(lane.config.connect_timeout))
+}
+
+fn millis(duration: Duration) -> u32 {
+    duration.as_millis().min(u128::from(u32::MAX / 4)) as u32
+}
+
+fn classify(error: &io::Error) -> ConnectFailure {
+    match error.raw_os_error() {
+        Some(libc::ECONNREFUSED) => ConnectFailure::Refused,
+        Some(libc::ETIMEDOUT) => ConnectFailure::Timeout,
+        Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN) => ConnectFailure::Unreachable,
+        _ => ConnectFailure::Other,
+    }
+}

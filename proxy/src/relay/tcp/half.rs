@@ -1,0 +1,156 @@
+//! One relay half: source socket to holder to sink socket. A function of its descriptors and its
+//! record, so that resuming after a death is the same code as starting.
+
+use std::io;
+
+use crate::{
+    relay::{Lane, pipes::Pipes},
+    sys::{
+        Fd,
+        pipe::{readable, splice, write_byte},
+        poll, urgent, would_block,
+    },
+    table::{Direction, Holder, Record},
+};
+
+/// Bytes that one half may move in one turn, so that a turn stays far below the lease.
+const BUDGET: usize = 384 << 10;
+/// Most bytes of one fill.
+const FILL: usize = 256 << 10;
+/// Most bytes of one fill when pipes are short: what a writable socket takes at once.
+const SMALL_FILL: usize = 16 << 10;
+
+/// How a turn of a half ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The source has nothing more for now.
+    Dry,
+    /// The sink takes nothing more for now; the holder keeps the rest.
+    Full,
+    /// The budget is used up.
+    More,
+    /// No pipe is to be had.
+    NoPipe,
+    /// The source has ended, and everything before its end is in the sink.
+    Ended,
+    /// One of the two sockets is broken.
+    Broken,
+}
+
+/// One half of a connection.
+pub struct Half<'a> {
+    /// The worker's share.
+    pub lane: &'a Lane,
+    /// The connection's record.
+    pub record: &'static Record,
+    /// Which half.
+    pub direction: Direction,
+    /// Where bytes come from.
+    pub source: Fd,
+    /// Where they go.
+    pub sink: Fd,
+}
+
+impl Half<'_> {
+    /// Moves bytes until something is in the way. With `probe` false, a short fill is believed to
+    /// have emptied the source: allowed if the last event told of new data and nothing else.
+    /// Answers the outcome and the bytes that reached the sink.
+    pub fn turn(&self, pipes: &mut Pipes, probe: bool) -> (Outcome, usize) {
+        let mut moved = 0;
+        let outcome = self.relay(pipes, probe, &mut moved).unwrap_or(Outcome::Broken);
+        (outcome, moved)
+    }
+
+    fn relay(&self, pipes: &mut Pipes, probe: bool, moved: &mut usize) -> io::Result<Outcome> {
+        if let Holder::Pipe(pipe) = self.record.holder(self.direction) {
+            if !self.drain(pipe, readable(pipe)?, moved)? {
+                return Ok(Outcome::Full);
+            }
+            self.release(pipes, pipe);
+        }
+        loop {
+            if *moved >= BUDGET {
+                return Ok(Outcome::More);
+            }
+            let most = if pipes.is_short() { SMALL_FILL } else { FILL };
+            if pipes.is_short() && !poll::writable_now(self.sink) {
+                return Ok(Outcome::Full);
+            }
+            let Some(pipe) = pipes.lend(self.lane) else {
+                return Ok(Outcome::NoPipe);
+            };
+            self.record.set_holder(self.direction, Holder::Pipe(pipe));
+            let filled = self.fill(pipe, most, probe)?;
+            if let Fill::Bytes(count) = filled
+                && !self.drain(pipe, count, moved)?
+            {
+                return Ok(Outcome::Full);
+            }
+            self.release(pipes, pipe);
+            match filled {
+                Fill::Bytes(count) if probe || count >= pipes.proves_dry().min(most) => {}
+                Fill::Bytes(_) | Fill::Dry => return Ok(Outcome::Dry),
+                Fill::End => return Ok(Outcome::Ended),
+            }
+        }
+    }
+
+    /// Source to pipe, which is empty: so "not now" can only mean that the source is dry.
+    fn fill(&self, pipe: Fd, most: usize, probe: bool) -> io::Result<Fill> {
+        match splice(self.source, pipe, most) {
+            Ok(0) if readable(self.source)? == 0 => Ok(Fill::End),
+            Ok(0) => self.pass_urgent_byte(pipe),
+            Ok(count) => Ok(Fill::Bytes(count)),
+            Err(error) if !would_block(&error) => Err(error),
+            Err(_) if probe => self.pass_urgent_byte(pipe),
+            Err(_) => Ok(Fill::Dry),
+        }
+    }
+
+    /// Pipe to sink, `residue` bytes. Answers false if the sink takes no more for now.
+    fn drain(&self, pipe: Fd, mut residue: usize, moved: &mut usize) -> io::Result<bool> {
+        while residue > 0 {
+            match splice(pipe, self.sink, residue) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => {
+                    residue -= count;
+                    *moved += count;
+                }
+                Err(error) if would_block(&error) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    /// The byte at an urgent mark goes through the pipe like any other; `splice` cannot take it.
+    fn pass_urgent_byte(&self, pipe: Fd) -> io::Result<Fill> {
+        if !urgent::at_mark(self.source)? {
+            return Ok(Fill::Dry);
+        }
+        match urgent::peek(self.source) {
+            Ok(Some(byte)) => {
+                write_byte(pipe, byte)?;
+                urgent::take(self.source)?;
+                Ok(Fill::Bytes(1))
+            }
+            Ok(None) => Ok(Fill::End),
+            Err(error) if would_block(&error) => Ok(Fill::Dry),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives the empty pipe back, after the record has forgotten it.
+    fn release(&self, pipes: &mut Pipes, pipe: Fd) {
+        self.record.set_holder(self.direction, Holder::None);
+        pipes.give_back(self.lane, pipe);
+    }
+}
+
+/// What a fill brought.
+#[derive(Clone, Copy)]
+enum Fill {
+    Bytes(usize),
+    Dry,
+    End,
+}

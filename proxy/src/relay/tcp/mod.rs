@@ -1,0 +1,211 @@
+//! The TCP relay of one worker: accepted connections, their upstream connections, and the events
+//! of both. All state of a connection is its record; what is kept here is a list of to-dos.
+
+mod accept;
+mod connect;
+mod end;
+mod half;
+
+use std::collections::VecDeque;
+
+use crate::{
+    sys::{Fd, epoll, socket},
+    table::{Direction, Holder, Kind, Record, State, Tag, flag},
+};
+
+use super::{Lane, pipes::Pipes, token::Token};
+use half::{Half, Outcome};
+
+/// A half that waits for its next turn. The generation tells whether the number still names the
+/// connection that was meant.
+#[derive(Clone, Copy)]
+struct Turn {
+    client: Fd,
+    generation: u32,
+    direction: Direction,
+}
+
+/// A connect that may run out of time.
+#[derive(Clone, Copy)]
+struct Deadline {
+    client: Fd,
+    generation: u32,
+    at_ms: u32,
+}
+
+/// The TCP relay of one worker.
+pub struct Tcp {
+    pipes: Pipes,
+    /// Halves whose budget ended.
+    turns: VecDeque<Turn>,
+    /// Halves that wait for a pipe.
+    waiting: VecDeque<Turn>,
+    /// In the order in which they run out: each gets the same time.
+    connecting: VecDeque<Deadline>,
+    /// Listening sockets taken out of the epoll set because no descriptor was left.
+    paused: Vec<Token>,
+}
+
+impl Tcp {
+    /// Starts with a worker's pipes.
+    pub fn new(pipes: Pipes) -> Self {
+        Self {
+            pipes,
+            turns: VecDeque::new(),
+            waiting: VecDeque::new(),
+            connecting: VecDeque::new(),
+            paused: Vec::new(),
+        }
+    }
+
+    /// Whether there is work that no event will tell of.
+    pub fn has_turns(&self) -> bool {
+        !self.turns.is_empty()
+    }
+
+    /// An event of a connection's socket to its client or to its server.
+    pub fn on_event(&mut self, lane: &Lane, token: Token, mask: u32, now_ms: u32) {
+        let (client, generation, direction) = match token {
+            Token::Client { fd, generation } => (fd, generation, Direction::Up),
+            Token::Upstream { client, generation } => (client, generation, Direction::Down),
+            _ => return,
+        };
+        let Some(record) = own_record(lane, client, generation) else {
+            return;
+        };
+        record.touch(now_ms);
+        match (record.state(), direction) {
+            (State::Connecting, Direction::Down) => self.on_connect(lane, client, record, mask, now_ms),
+            (State::Connecting | State::Accepted, _) => {
+                if mask & epoll::ERR != 0 && socket::take_error(client).is_some() {
+                    self.reset(lane, client, record);
+                }
+            }
+            (State::Established, _) => self.on_data(lane, client, record, direction, mask),
+            (State::Free | State::Closing, _) => {}
+        }
+    }
+
+    /// `direction` is the half whose source the event is about.
+    fn on_data(&mut self, lane: &Lane, client: Fd, record: &'static Record, direction: Direction, mask: u32) {
+        let generation = record.generation();
+        let is_open = || record.generation() == generation && record.state() == State::Established;
+        let beyond_data = epoll::RDHUP | epoll::HUP | epoll::PRI | epoll::ERR;
+        if mask & (epoll::IN | beyond_data) != 0 {
+            self.run(lane, client, record, direction, mask & beyond_data != 0);
+        }
+        if is_open() && mask & epoll::ERR != 0 {
+            let source = match direction {
+                Direction::Up => Some(client),
+                Direction::Down => record.upstream(),
+            };
+            // A reset must not pass as an end, whatever splice made of it.
+            if source.is_none_or(|source| socket::take_error(source).is_some()) {
+                self.reset(lane, client, record);
+            }
+        }
+        let back = other(direction);
+        let has_rest = record.holder(back) != Holder::None || record.has(flag::of(flag::MORE, back));
+        if is_open() && mask & !epoll::IN != 0 && has_rest {
+            self.run(lane, client, record, back, true);
+        }
+    }
+
+    /// Gives one half a turn and sees to what comes of it.
+    fn run(&mut self, lane: &Lane, client: Fd, record: &'static Record, direction: Direction, probe: bool) {
+        let Some(upstream) = record.upstream() else {
+            return;
+        };
+        if record.has(flag::of(flag::SHUT, direction)) {
+            return;
+        }
+        let (source, sink) = match direction {
+            Direction::Up => (client, upstream),
+            Direction::Down => (upstream, client),
+        };
+        let half = Half { lane, record, direction, source, sink };
+        let (outcome, moved) = half.turn(&mut self.pipes, probe);
+        let counters = lane.listener(record.listener());
+        match direction {
+            Direction::Up => counters.received_bytes.add(moved as u64),
+            Direction::Down => counters.sent_bytes.add(moved as u64),
+        }
+        let more = flag::of(flag::MORE, direction);
+        let turn = Turn { client, generation: record.generation(), direction };
+        match outcome {
+            Outcome::Dry if record.has(more) => record.clear(more),
+            Outcome::Dry => {}
+            Outcome::Full => record.set(more),
+            Outcome::More => {
+                record.set(more);
+                self.turns.push_back(turn);
+            }
+            Outcome::NoPipe => {
+                record.set(more);
+                lane.block().pipe_waits.add(1);
+                self.waiting.push_back(turn);
+            }
+            Outcome::Ended => {
+                record.clear(more);
+                self.pass_end(lane, client, record, direction, sink);
+            }
+            Outcome::Broken => self.reset(lane, client, record),
+        }
+    }
+
+    /// Gives the halves that wait a turn each, as many as were waiting at the call.
+    pub fn run_turns(&mut self, lane: &Lane) {
+        for _ in 0..self.turns.len() {
+            if let Some(turn) = self.turns.pop_front() {
+                self.resume(lane, turn);
+            }
+        }
+    }
+
+    /// What is due now and then: pipes, connects out of time, listening sockets to try again.
+    pub fn tick(&mut self, lane: &Lane, now_ms: u32) {
+        self.pipes.collect(lane);
+        for _ in 0..self.waiting.len() {
+            if let Some(turn) = self.waiting.pop_front() {
+                self.resume(lane, turn);
+            }
+        }
+        self.expire_connects(lane, now_ms);
+        self.unpause(lane);
+    }
+
+    fn resume(&mut self, lane: &Lane, turn: Turn) {
+        if let Some(record) = own_record(lane, turn.client, turn.generation)
+            && record.state() == State::Established
+        {
+            self.run(lane, turn.client, record, turn.direction, true);
+        }
+    }
+
+    /// Closes the connection at `client` if nothing has come or gone for the idle timeout. Called
+    /// by the worker's walk over its tags.
+    pub fn expire_one(&mut self, lane: &Lane, client: Fd, now_ms: u32) {
+        let (Some(limit), Some(record)) = (lane.config.idle_timeout, lane.table.record(client)) else {
+            return;
+        };
+        let is_idle = u128::from(now_ms.wrapping_sub(record.active_ms())) >= limit.as_millis();
+        if record.worker() == lane.worker && record.state() == State::Established && is_idle {
+            lane.listener(record.listener()).idle_closed.add(1);
+            self.reset(lane, client, record);
+        }
+    }
+}
+
+/// The record of a connection that this worker owns, if the number still names it.
+fn own_record(lane: &Lane, client: Fd, generation: u32) -> Option<&'static Record> {
+    let record = lane.table.record(client)?;
+    let is_own = lane.table.tag(client)?.get() == Tag::new(Kind::Client, lane.epoch);
+    (is_own && record.generation() == generation && record.worker() == lane.worker).then_some(record)
+}
+
+fn other(direction: Direction) -> Direction {
+    match direction {
+        Direction::Up => Direction::Down,
+        Direction::Down => Direction::Up,
+    }
+}

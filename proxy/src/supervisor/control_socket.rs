@@ -1,0 +1,72 @@
+//! The control socket's place in the file system, held by one supervisor at a time.
+
+use std::{
+    fs::{self, File, Permissions},
+    io,
+    os::unix::{fs::PermissionsExt, net::UnixListener},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::sys::Fd;
+
+/// The bound socket; dropping it removes the file.
+pub struct ControlSocket {
+    /// The listening socket.
+    pub socket: Fd,
+    path: PathBuf,
+    // Locked for as long as the shared descriptor table lives, in whichever process.
+    _lock: File,
+}
+
+impl ControlSocket {
+    /// Binds the socket, readable and writable by its owner only.
+    ///
+    /// # Errors
+    /// Another proxy holds it, or the place is not writable.
+    pub fn bind(path: &Path) -> Result<Self> {
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory)
+                .with_context(|| format!("cannot make {}; choose another --control", directory.display()))?;
+        }
+        let lock = lock(path)?;
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot replace {}", path.display()));
+            }
+            _ => {}
+        }
+        let place = || format!("cannot make the control socket {}; choose another --control", path.display());
+        let listener = UnixListener::bind(path).with_context(place)?;
+        listener.set_nonblocking(true).with_context(place)?;
+        fs::set_permissions(path, Permissions::from_mode(0o600)).with_context(place)?;
+        Ok(Self { socket: Fd::keep(listener), path: path.to_owned(), _lock: lock })
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn lock(path: &Path) -> Result<File> {
+    let mut lock_path = path.as_os_str().to_owned();
+    lock_path.push(".lock");
+    let lock =
+        File::options().create(true).truncate(false).write(true).open(&lock_path).with_context(|| {
+            format!("cannot write {}; choose another --control", Path::new(&lock_path).display())
+        })?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(fs::TryLockError::WouldBlock) => bail!(
+            "another proxy is running with the control socket {0}; stop it (proxy stop --control {0}) or give \
+             this one its own --control",
+            path.display()
+        ),
+        Err(fs::TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", Path::new(&lock_path).display()))
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! The control process, as the supervisor sees it: started, and started again when it dies.
+//! Nothing on the data path waits for it.
+
+use crate::{
+    control::{self, Context},
+    sys::{
+        Fd,
+        process::{self, Child},
+    },
+};
+
+use super::setup::Setup;
+
+/// Wait before control is started again after it lived for less than this, nanoseconds.
+const RESPAWN: u64 = 1_000_000_000;
+
+/// The control process.
+#[derive(Default)]
+pub struct Control {
+    child: Option<Child>,
+    started_at: u64,
+}
+
+impl Control {
+    /// Not started yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The process, if it runs.
+    pub fn child(&self) -> Option<&Child> {
+        self.child.as_ref()
+    }
+
+    /// Starts it if there is none.
+    pub fn watch(&mut self, setup: &Setup, now: u64) {
+        if let Some(child) = self.child
+            && process::is_dead(child, std::time::Duration::ZERO)
+        {
+            let ending = process::reap(child);
+            tracing::warn!(pid = child.pid, %ending, "control died");
+            self.child = None;
+        }
+        let may_start = self.started_at == 0 || now - self.started_at >= RESPAWN;
+        if self.child.is_none() && may_start {
+            self.start(setup, now);
+        }
+    }
+
+    fn start(&mut self, setup: &Setup, now: u64) {
+        let context = Context {
+            config: setup.config.clone(),
+            table: setup.table,
+            steering: &setup.steering,
+            control_socket: setup.control_socket.socket,
+            metrics: setup.metrics,
+            orders: setup.orders.1,
+            listening: setup.sockets.to_vec(),
+            last_kept: Fd::from_raw(setup.first_unneeded.raw() - 1),
+        };
+        let block = setup.table.supervisor();
+        match process::clone_sharing_files(|| control::run(context)) {
+            Ok(child) => {
+                if self.started_at > 0 {
+                    block.control_restarts.add(1);
+                }
+                block.control_pid.set(child.pid);
+                self.child = Some(child);
+            }
+            Err(error) => tracing::error!(%error, "control cannot be started"),
+        }
+        self.started_at = now;
+    }
+}

@@ -1,0 +1,307 @@
+//! The supervisor: owns the descriptor table, spawns the pools and control, watches their leases
+//! and deaths, and moves no byte. One thread, no runtime: cloning it is safe, and there is little
+//! in it that can fail.
+
+mod control_socket;
+mod drain;
+mod helper;
+mod listen;
+mod plan;
+mod seats;
+mod setup;
+mod sweep;
+
+use std::{
+    io,
+    os::fd::{AsFd as _, AsRawFd as _},
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use proxy_common::lease::{PRIMARY, SEATS, STANDBY};
+
+use crate::{
+    config::Config,
+    orders::{Answer, Order},
+    sys::{Fd, poll, process, signal, socket, time},
+    table::{FailoverReason, LostReason, TakeoverStage},
+};
+use drain::Drain;
+use helper::Control;
+use plan::{Action, Plan, Policy, name};
+use seats::Seats;
+use setup::Setup;
+
+/// How often leases are looked at.
+const TICK: Duration = Duration::from_millis(10);
+/// Time that a new pool has to get ready.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// First wait before a pool that died young is started again.
+const RESPAWN: Duration = Duration::from_millis(100);
+
+/// Runs the proxy until it is stopped.
+///
+/// # Errors
+/// It cannot start: what failed, on what, and what to do.
+pub fn run(config: Config) -> Result<()> {
+    let started = Instant::now();
+    let setup = setup::open(config)?;
+    let mut supervisor = Supervisor::new(setup);
+    supervisor.setup.table.supervisor().pid.set(std::process::id() as i32);
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        listeners = supervisor.setup.config.listeners.len(),
+        servers = supervisor.setup.config.servers.len(),
+        workers = supervisor.setup.config.workers,
+        connections = supervisor.setup.limits.connections,
+        flows = supervisor.setup.limits.flows,
+        took_ms = started.elapsed().as_millis() as u64,
+        "listening"
+    );
+    while !supervisor.turn()? {}
+    supervisor.end();
+    Ok(())
+}
+
+struct Supervisor {
+    setup: Setup,
+    plan: Plan,
+    seats: Seats,
+    control: Control,
+    drain: Drain,
+    /// When each seat's pool was seen dead, monotonic nanoseconds.
+    died_at: [u64; SEATS],
+    fenced_at: [u64; SEATS],
+    /// Descriptors may be open that nobody owns.
+    has_orphans: bool,
+}
+
+impl Supervisor {
+    fn new(setup: Setup) -> Self {
+        let policy = Policy {
+            fence_after: nanos(setup.config.fence_after),
+            failback_after: setup.config.failback_after.map(nanos),
+            start_timeout: nanos(START_TIMEOUT),
+            recovery: nanos(setup.config.lease),
+            respawn: nanos(RESPAWN),
+            workers: setup.config.workers,
+        };
+        Self {
+            plan: Plan::new(policy),
+            seats: Seats::new(),
+            control: Control::new(),
+            drain: Drain::default(),
+            died_at: [0; SEATS],
+            fenced_at: [0; SEATS],
+            has_orphans: false,
+            setup,
+        }
+    }
+
+    /// One turn: wait for a tick or for news, look, act. Answers whether the proxy is to end.
+    fn turn(&mut self) -> Result<bool> {
+        let now = time::monotonic_ns();
+        let liveness = self.setup.steering.liveness();
+        let seen = [PRIMARY, STANDBY].map(|seat| self.seats.look(&self.setup.table, liveness, seat, now));
+        for action in self.plan.tick(now, seen) {
+            self.act(now, action);
+        }
+        for seat in [PRIMARY, STANDBY] {
+            self.setup.table.seat(seat).set_state(self.plan.state(seat));
+        }
+        self.control.watch(&self.setup, now);
+        seats::give_pipes(&self.setup);
+        if self.has_orphans {
+            self.close_orphans();
+        }
+        let is_over = self.drain.tick(&self.setup, now);
+        if !is_over {
+            self.wait(now)?;
+        }
+        Ok(is_over || self.drain.is_now())
+    }
+
+    fn wait(&mut self, now: u64) -> io::Result<()> {
+        let log = Fd::from_raw(self.setup.log.as_fd().as_raw_fd());
+        let mut fds = vec![self.setup.signals, self.setup.orders.0, log];
+        let children = self.seats.children.iter().flatten().chain(self.control.child());
+        fds.extend(children.map(|child| child.pidfd));
+        let ready = poll::readable(&fds, TICK)?;
+        if ready[0] {
+            self.take_signals(now);
+        }
+        if ready[1] {
+            self.take_orders(now);
+        }
+        if ready[2] {
+            self.setup.log.flush();
+        }
+        Ok(())
+    }
+
+    fn act(&mut self, now: u64, action: Action) {
+        let setup = &self.setup;
+        let liveness = setup.steering.liveness();
+        let block = setup.table.supervisor();
+        match action {
+            Action::Spawn(seat) => match self.seats.spawn(setup, seat) {
+                Ok(child) => tracing::info!(pool = name(seat), pid = child.pid, "pool started"),
+                // Seen as dead at the next tick, and tried again after a while.
+                Err(error) => tracing::error!(pool = name(seat), %error, "pool cannot be started"),
+            },
+            Action::Welcome(seat) => {
+                liveness.set_live(seat, true);
+                let dead_since = std::mem::take(&mut self.died_at[seat as usize]);
+                if dead_since > 0 {
+                    observe(setup, TakeoverStage::Reseat, dead_since);
+                }
+                tracing::info!(pool = name(seat), "pool ready");
+            }
+            Action::Bypass(seat) => liveness.set_live(seat, false),
+            Action::Fence(seat) => self.fence(now, seat),
+            Action::Bury(seat) => self.bury(now, seat),
+            Action::Lend { seat, worker } => seats::lend(setup, seat, worker),
+            Action::Return { seat, worker } => seats::take_back(setup, seat, worker),
+            Action::Sweep(seat) => self.sweep(seat),
+            Action::Prefer(seat) => {
+                liveness.set_first(seat);
+                tracing::info!(pool = name(seat), "new traffic goes to this pool");
+            }
+            Action::Count(reason) => {
+                block.failovers[reason as usize].add(1);
+                let reason = FailoverReason::ALL[reason as usize].1;
+                tracing::warn!(reason, "failover: the other pool takes new traffic");
+            }
+        }
+    }
+
+    fn fence(&mut self, now: u64, seat: u32) {
+        tracing::warn!(pool = name(seat), "pool is silent for too long: killing it");
+        self.fenced_at[seat as usize] = now;
+        if let Some(child) = self.seats.children[seat as usize]
+            && let Err(error) = process::kill(child)
+        {
+            tracing::error!(pool = name(seat), pid = child.pid, %error, "pool cannot be killed");
+        }
+    }
+
+    fn bury(&mut self, now: u64, seat: u32) {
+        let fenced_at = std::mem::take(&mut self.fenced_at[seat as usize]);
+        if fenced_at > 0 {
+            observe(&self.setup, TakeoverStage::Fence, fenced_at);
+        }
+        self.died_at[seat as usize] = now;
+        self.setup.steering.liveness().expire(seat);
+        self.setup.table.seat(seat).pid.set(0);
+        if let Some(child) = self.seats.children[seat as usize].take() {
+            let ending = process::reap(child);
+            tracing::warn!(pool = name(seat), pid = child.pid, %ending, "pool died");
+        }
+    }
+
+    /// Cuts what a dead pool carried; its queues are served by the other pool already.
+    fn sweep(&mut self, seat: u32) {
+        let (setup, block) = (&self.setup, self.setup.table.supervisor());
+        let died_at = self.died_at[seat as usize];
+        observe(setup, TakeoverStage::Queues, died_at);
+        let began = time::monotonic_ns();
+        let epoch = setup.table.seat(seat).epoch.load(std::sync::atomic::Ordering::Relaxed);
+        let swept = sweep::cut(&setup.table, seat, epoch);
+        seats::close_sets(&setup.table, seat);
+        block.takeovers.add(1);
+        block.lost_tcp[LostReason::PoolDied as usize].add(swept.connections);
+        block.lost_udp[LostReason::PoolDied as usize].add(swept.flows);
+        self.has_orphans = true;
+        self.close_orphans();
+        observe(&self.setup, TakeoverStage::Sweep, began);
+        let (connections, flows) = (swept.connections, swept.flows);
+        tracing::info!(pool = name(seat), connections, flows, "dead pool swept: what it carried is cut");
+    }
+
+    fn close_orphans(&mut self) {
+        if let Some(orphans) = sweep::close_orphans(&self.setup.table) {
+            self.has_orphans = false;
+            let block = self.setup.table.supervisor();
+            block.lost_tcp[LostReason::PoolDied as usize].add(orphans);
+        }
+    }
+
+    fn take_signals(&mut self, now: u64) {
+        while let Some(signal) = signal::next(self.setup.signals) {
+            match signal {
+                libc::SIGTERM | libc::SIGINT => self.stop(now),
+                libc::SIGHUP => tracing::warn!("SIGHUP: reload is not there yet; restart the proxy instead"),
+                libc::SIGUSR2 => {
+                    tracing::warn!("SIGUSR2: upgrade is not there yet; restart the proxy instead")
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The first signal drains, a second one ends at once.
+    fn stop(&mut self, now: u64) {
+        if self.drain.is_stopping() {
+            self.drain.stop_now();
+        } else {
+            self.drain.stop(&mut self.setup, now);
+        }
+    }
+
+    fn take_orders(&mut self, now: u64) {
+        let orders = self.setup.orders.0;
+        let mut buffer = [0; 64];
+        while let Ok(length @ 1..) = socket::receive_message(orders, &mut buffer) {
+            let order = std::str::from_utf8(&buffer[..length]).ok().and_then(Order::parse);
+            let answer = match order {
+                Some(order) => self.obey(now, order),
+                None => Answer::Refused("no such order".into()),
+            };
+            if let Err(error) = socket::send_message(orders, answer.encode().as_bytes()) {
+                tracing::warn!(%error, "control does not take the answer to an order");
+            }
+        }
+    }
+
+    fn obey(&mut self, now: u64, order: Order) -> Answer {
+        tracing::info!(order = order.word(), "order");
+        match order {
+            Order::Failover => return self.prefer(now, STANDBY),
+            Order::Failback => return self.prefer(now, PRIMARY),
+            Order::Drain => self.drain.begin(&mut self.setup),
+            Order::Stop => self.drain.stop(&mut self.setup, now),
+            Order::StopNow => self.drain.stop_now(),
+        }
+        Answer::Done
+    }
+
+    fn prefer(&mut self, now: u64, seat: u32) -> Answer {
+        match self.plan.prefer(seat) {
+            Err(why) => Answer::Refused(why),
+            Ok(actions) => {
+                actions.into_iter().for_each(|action| self.act(now, action));
+                Answer::Done
+            }
+        }
+    }
+
+    /// Ends everything; what is still open is cut, and counted.
+    fn end(mut self) {
+        let cut = drain::open_flows(&self.setup);
+        for child in self.seats.children.iter().flatten().chain(self.control.child()) {
+            if process::kill(*child).is_ok() && process::is_dead(*child, Duration::from_secs(1)) {
+                process::reap(*child);
+            }
+        }
+        self.seats.children = [None; SEATS];
+        tracing::info!(connections = cut.0, flows = cut.1, "ended; connections and flows cut");
+    }
+}
+
+fn observe(setup: &Setup, stage: TakeoverStage, since: u64) {
+    setup.table.supervisor().takeover_duration[stage as usize].observe_us(seats::elapsed_us(since));
+}
+
+fn nanos(duration: Duration) -> u64 {
+    duration.as_nanos().min(u128::from(u64::MAX / 4)) as u64
+}

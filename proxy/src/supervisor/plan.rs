@@ -1,0 +1,321 @@
+//! The supervisor's decisions, as a pure state machine: time and what was seen go in, actions come
+//! out. `act` carries them out.
+//!
+//! Two stages by design. A lease that has run out only moves NEW traffic, which the kernel does by
+//! itself and which heals by itself: the supervisor adds that the other pool serves the silent
+//! workers' queues. Only silence for `fence_after`, counted from when the supervisor first SAW it
+//! (a machine that was stopped as a whole must not kill its pools when it wakes), gets a pool killed.
+
+use proxy_common::lease::{PRIMARY, SEATS, STANDBY, other};
+
+use crate::table::{FailoverReason, PoolState};
+
+/// The settings that decide. All in nanoseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// Silence after which a pool is killed.
+    pub fence_after: u64,
+    /// Readiness after which new traffic returns to the primary by itself.
+    pub failback_after: Option<u64>,
+    /// Time that a new pool has to get ready.
+    pub start_timeout: u64,
+    /// A worker's lease must be seen valid for this long before its queues are taken back from the
+    /// other pool, so that they do not flap.
+    pub recovery: u64,
+    /// Wait before a pool is started again after it died young; doubles up to 64 times.
+    pub respawn: u64,
+    /// Workers per pool.
+    pub workers: u32,
+}
+
+/// What was seen of a seat.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// There is no process, or it is dead.
+    pub dead: bool,
+    /// All workers have begun to run.
+    pub running: bool,
+    /// Workers whose lease has run out, a bit each.
+    pub lapsed: u64,
+}
+
+/// Something to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Clone a pool into the seat.
+    Spawn(u32),
+    /// The seat's pool is ready: set its liveness bit.
+    Welcome(u32),
+    /// Clear the seat's liveness bit.
+    Bypass(u32),
+    /// Kill the seat's pool: it has been silent for too long, or does not get ready.
+    Fence(u32),
+    /// The seat's pool is dead: collect it.
+    Bury(u32),
+    /// Clear up after the seat's dead pool, now that others serve its queues.
+    Sweep(u32),
+    /// The other seat's worker of the same number serves this worker's listening sockets too.
+    Lend { seat: u32, worker: u32 },
+    /// It no longer does.
+    Return { seat: u32, worker: u32 },
+    /// This seat is tried first from now on.
+    Prefer(u32),
+    /// Count a failover.
+    Count(FailoverReason),
+}
+
+#[derive(Clone, Debug)]
+struct Seat {
+    state: PoolState,
+    /// When the state was entered.
+    since: u64,
+    /// By worker: since when its lease has been seen run out.
+    lapsed_since: Vec<Option<u64>>,
+    /// By worker: since when its lease has been seen valid, after it had run out.
+    valid_since: Vec<Option<u64>>,
+    /// Workers whose queues are lent, a bit each.
+    lent: u64,
+    /// Deaths in a row within a short life.
+    young_deaths: u32,
+    /// Not started again before.
+    respawn_at: u64,
+    /// It was silent as a whole, and a failover was counted for that.
+    counted: bool,
+    /// It was killed for silence.
+    hung: bool,
+}
+
+/// The state machine.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    policy: Policy,
+    seats: [Seat; SEATS],
+    first: u32,
+    /// An administrator moved traffic to the standby: it stays there until told.
+    pinned: bool,
+}
+
+impl Plan {
+    /// Nobody is there yet.
+    pub fn new(policy: Policy) -> Self {
+        let none = vec![None; policy.workers as usize];
+        let seat = Seat {
+            state: PoolState::Dead,
+            since: 0,
+            lapsed_since: none.clone(),
+            valid_since: none,
+            lent: 0,
+            young_deaths: 0,
+            respawn_at: 0,
+            counted: false,
+            hung: false,
+        };
+        Self { policy, seats: [seat.clone(), seat], first: PRIMARY, pinned: false }
+    }
+
+    /// A seat's state.
+    pub fn state(&self, seat: u32) -> PoolState {
+        self.seats[seat as usize].state
+    }
+
+    /// What is to be done now, in this order.
+    pub fn tick(&mut self, now: u64, seen: [Seen; SEATS]) -> Vec<Action> {
+        let mut actions = Vec::new();
+        for seat in [PRIMARY, STANDBY] {
+            self.tick_seat(now, seat, seen[seat as usize], &mut actions);
+        }
+        for seat in [PRIMARY, STANDBY] {
+            self.lend(now, seat, &mut actions);
+        }
+        for seat in [PRIMARY, STANDBY] {
+            if actions.contains(&Action::Bury(seat)) {
+                actions.push(Action::Sweep(seat));
+            }
+        }
+        self.fail_back(now, &mut actions);
+        actions
+    }
+
+    /// An administrator wants new traffic at `seat`.
+    ///
+    /// # Errors
+    /// Its pool cannot serve; a sentence for people.
+    pub fn prefer(&mut self, seat: u32) -> Result<Vec<Action>, String> {
+        if self.state(seat) != PoolState::Ready {
+            return Err(format!("the {} is {}, not ready", name(seat), self.state(seat).label()));
+        }
+        self.pinned = seat == STANDBY;
+        if self.first == seat {
+            return Ok(Vec::new());
+        }
+        self.first = seat;
+        let mut actions = vec![Action::Prefer(seat)];
+        if seat == STANDBY {
+            actions.push(Action::Count(FailoverReason::Manual));
+        }
+        Ok(actions)
+    }
+
+    fn tick_seat(&mut self, now: u64, seat: u32, seen: Seen, actions: &mut Vec<Action>) {
+        let state = self.state(seat);
+        if seen.dead && state != PoolState::Dead {
+            self.bury(now, seat, actions);
+            return;
+        }
+        match state {
+            PoolState::Dead if now >= self.seat(seat).respawn_at => {
+                self.enter(now, seat, PoolState::Starting);
+                actions.push(Action::Spawn(seat));
+            }
+            PoolState::Starting if seen.running && seen.lapsed == 0 => {
+                self.enter(now, seat, PoolState::Ready);
+                actions.push(Action::Welcome(seat));
+            }
+            PoolState::Starting if now - self.seat(seat).since >= self.policy.start_timeout => {
+                self.fence(now, seat, actions);
+            }
+            PoolState::Ready | PoolState::Suspect => self.watch(now, seat, seen.lapsed, actions),
+            PoolState::Dead | PoolState::Starting | PoolState::Fenced => {}
+        }
+    }
+
+    /// Looks at the leases of a pool that serves.
+    fn watch(&mut self, now: u64, seat: u32, lapsed: u64, actions: &mut Vec<Action>) {
+        let policy = self.policy;
+        let all = u64::MAX >> (64 - policy.workers);
+        let this = self.seat_mut(seat);
+        for worker in 0..policy.workers as usize {
+            let is_lapsed = lapsed >> worker & 1 == 1;
+            let since = &mut this.lapsed_since[worker];
+            *since = is_lapsed.then(|| since.unwrap_or(now));
+            let valid = &mut this.valid_since[worker];
+            *valid = (!is_lapsed).then(|| valid.unwrap_or(now));
+        }
+        let silence = this.lapsed_since.iter().flatten().map(|since| now - since).max();
+        if silence.is_some_and(|silence| silence >= policy.fence_after) {
+            self.seat_mut(seat).hung = true;
+            self.fence(now, seat, actions);
+            return;
+        }
+        match (this.state, lapsed) {
+            (PoolState::Suspect, 0) => self.enter(now, seat, PoolState::Ready),
+            (PoolState::Ready, 1..) => self.enter(now, seat, PoolState::Suspect),
+            _ => {}
+        }
+        if lapsed == 0 {
+            self.seat_mut(seat).counted = false;
+        } else if lapsed == all {
+            self.count(seat, FailoverReason::Hung, actions);
+        }
+    }
+
+    fn fence(&mut self, now: u64, seat: u32, actions: &mut Vec<Action>) {
+        self.enter(now, seat, PoolState::Fenced);
+        actions.extend([Action::Bypass(seat), Action::Fence(seat)]);
+    }
+
+    fn bury(&mut self, now: u64, seat: u32, actions: &mut Vec<Action>) {
+        let reason = if self.seat(seat).hung { FailoverReason::Hung } else { FailoverReason::Killed };
+        actions.push(Action::Bypass(seat));
+        self.count(seat, reason, actions);
+        let policy = self.policy;
+        let this = self.seat_mut(seat);
+        // A pool that has served for longer than a start may take did not die of being started.
+        let is_young = this.state == PoolState::Starting || now - this.since < policy.respawn * 8;
+        this.young_deaths = if is_young { this.young_deaths + 1 } else { 0 };
+        let wait = match this.young_deaths {
+            0 | 1 => 0,
+            more => policy.respawn << (more - 2).min(6),
+        };
+        this.respawn_at = now + wait;
+        this.counted = false;
+        this.hung = false;
+        this.lapsed_since.fill(None);
+        this.valid_since.fill(None);
+        self.enter(now, seat, PoolState::Dead);
+        actions.push(Action::Bury(seat));
+        if self.first == seat && self.serves(other(seat)) {
+            self.first = other(seat);
+            self.pinned = false;
+            actions.push(Action::Prefer(self.first));
+        }
+        // What the dead pool had been lent went with its epoll sets.
+        self.seat_mut(other(seat)).lent = 0;
+    }
+
+    /// Counts a failover, once for each time that the seat in use fails.
+    fn count(&mut self, seat: u32, reason: FailoverReason, actions: &mut Vec<Action>) {
+        let was_in_use = self.first == seat && self.seat(seat).state != PoolState::Starting;
+        if was_in_use && !self.seat(seat).counted && self.serves(other(seat)) {
+            self.seat_mut(seat).counted = true;
+            actions.push(Action::Count(reason));
+        }
+    }
+
+    /// Sees to it that the other pool serves the queues of this seat's silent workers, and only theirs.
+    fn lend(&mut self, now: u64, seat: u32, actions: &mut Vec<Action>) {
+        let wanted = if self.serves(other(seat)) { self.silent(now, seat) } else { 0 };
+        let this = self.seat_mut(seat);
+        for worker in 0..this.lapsed_since.len() as u32 {
+            match (wanted >> worker & 1, this.lent >> worker & 1) {
+                (1, 0) => actions.push(Action::Lend { seat, worker }),
+                (0, 1) => actions.push(Action::Return { seat, worker }),
+                _ => {}
+            }
+        }
+        this.lent = wanted;
+    }
+
+    /// The workers of a seat that serve nobody, or did not until a moment ago.
+    fn silent(&self, now: u64, seat: u32) -> u64 {
+        let this = self.seat(seat);
+        if !self.serves(seat) {
+            return u64::MAX >> (64 - self.policy.workers);
+        }
+        let is_silent = |worker: usize| {
+            let valid = this.valid_since[worker].is_none_or(|since| now - since >= self.policy.recovery);
+            this.lapsed_since[worker].is_some() || (this.lent >> worker & 1 == 1 && !valid)
+        };
+        (0..this.lapsed_since.len())
+            .filter(|worker| is_silent(*worker))
+            .fold(0, |mask, worker| mask | 1 << worker)
+    }
+
+    fn fail_back(&mut self, now: u64, actions: &mut Vec<Action>) {
+        let (Some(patience), primary) = (self.policy.failback_after, self.seat(PRIMARY)) else {
+            return;
+        };
+        let is_due = primary.state == PoolState::Ready && now - primary.since >= patience;
+        if self.first == STANDBY && !self.pinned && is_due {
+            self.first = PRIMARY;
+            actions.push(Action::Prefer(PRIMARY));
+        }
+    }
+
+    fn serves(&self, seat: u32) -> bool {
+        matches!(self.state(seat), PoolState::Ready | PoolState::Suspect)
+    }
+
+    fn enter(&mut self, now: u64, seat: u32, state: PoolState) {
+        let this = self.seat_mut(seat);
+        this.state = state;
+        this.since = now;
+    }
+
+    fn seat(&self, seat: u32) -> &Seat {
+        &self.seats[seat as usize]
+    }
+
+    fn seat_mut(&mut self, seat: u32) -> &mut Seat {
+        &mut self.seats[seat as usize]
+    }
+}
+
+/// A seat's name.
+pub fn name(seat: u32) -> &'static str {
+    if seat == PRIMARY { "primary" } else { "standby" }
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

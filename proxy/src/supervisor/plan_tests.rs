@@ -1,0 +1,141 @@
+use super::*;
+use Action::*;
+
+const MS: u64 = 1_000_000;
+
+fn policy() -> Policy {
+    Policy {
+        fence_after: 1000 * MS,
+        failback_after: Some(10_000 * MS),
+        start_timeout: 5000 * MS,
+        recovery: 100 * MS,
+        respawn: 100 * MS,
+        workers: 2,
+    }
+}
+
+const FINE: Seen = Seen { dead: false, running: true, lapsed: 0 };
+const SILENT: Seen = Seen { dead: false, running: true, lapsed: 0b11 };
+const HALF: Seen = Seen { dead: false, running: true, lapsed: 0b10 };
+const DEAD: Seen = Seen { dead: true, running: false, lapsed: 0b11 };
+
+/// Both pools ready since 100 ms.
+fn running(policy: Policy) -> Plan {
+    let mut plan = Plan::new(policy);
+    assert_eq!(plan.tick(0, [DEAD, DEAD]), [Spawn(0), Spawn(1)]);
+    assert_eq!(plan.tick(100 * MS, [FINE, FINE]), [Welcome(0), Welcome(1)]);
+    plan
+}
+
+#[test]
+fn a_dead_primary_is_replaced_and_fails_back_later() {
+    let mut plan = running(policy());
+    let at_death = plan.tick(200 * MS, [DEAD, FINE]);
+    assert_eq!(
+        at_death,
+        [
+            Bypass(0),
+            Count(FailoverReason::Killed),
+            Bury(0),
+            Prefer(1),
+            Lend { seat: 0, worker: 0 },
+            Lend { seat: 0, worker: 1 },
+            Sweep(0),
+        ]
+    );
+    assert_eq!(plan.tick(210 * MS, [DEAD, FINE]), [Spawn(0)]);
+    let back = plan.tick(300 * MS, [FINE, FINE]);
+    assert_eq!(back, [Welcome(0), Return { seat: 0, worker: 0 }, Return { seat: 0, worker: 1 }]);
+    assert_eq!(plan.tick(10_299 * MS, [FINE, FINE]), []);
+    assert_eq!(plan.tick(10_300 * MS, [FINE, FINE]), [Prefer(0)]);
+}
+
+#[test]
+fn silence_lends_queues_first_and_kills_only_after_fence_after() {
+    let mut plan = running(policy());
+    let lent = [Lend { seat: 0, worker: 0 }, Lend { seat: 0, worker: 1 }];
+    let at_lapse = plan.tick(200 * MS, [SILENT, FINE]);
+    assert_eq!(at_lapse[0], Count(FailoverReason::Hung));
+    assert_eq!(at_lapse[1..], lent);
+    assert_eq!(plan.state(0), PoolState::Suspect);
+    assert_eq!(plan.tick(1199 * MS, [SILENT, FINE]), []);
+    assert_eq!(plan.tick(1200 * MS, [SILENT, FINE]), [Bypass(0), Fence(0)]);
+    // The failover was counted when the leases lapsed.
+    assert_eq!(plan.tick(1210 * MS, [DEAD, FINE]), [Bypass(0), Bury(0), Prefer(1), Sweep(0)]);
+}
+
+#[test]
+fn a_pool_that_comes_back_gets_its_queues_back_after_a_while() {
+    let mut plan = running(policy());
+    plan.tick(200 * MS, [SILENT, FINE]);
+    assert_eq!(plan.tick(500 * MS, [FINE, FINE]), []);
+    assert_eq!(plan.state(0), PoolState::Ready);
+    assert_eq!(plan.tick(599 * MS, [FINE, FINE]), []);
+    let back = [Return { seat: 0, worker: 0 }, Return { seat: 0, worker: 1 }];
+    assert_eq!(plan.tick(600 * MS, [FINE, FINE]), back);
+}
+
+#[test]
+fn one_silent_worker_is_lent_alone_and_counts_no_failover() {
+    let mut plan = running(policy());
+    assert_eq!(plan.tick(200 * MS, [HALF, FINE]), [Lend { seat: 0, worker: 1 }]);
+    assert_eq!(plan.tick(1200 * MS, [HALF, FINE]), [Bypass(0), Fence(0), Lend { seat: 0, worker: 0 }]);
+}
+
+#[test]
+fn a_machine_that_was_stopped_as_a_whole_kills_nobody() {
+    let mut plan = running(policy());
+    // An hour passes unseen; leases are long gone, but were seen gone only now.
+    let woken = plan.tick(3_600_000 * MS, [SILENT, SILENT]);
+    assert!(!woken.iter().any(|action| matches!(action, Fence(_))), "{woken:?}");
+    assert!(!plan.tick(3_600_010 * MS, [FINE, FINE]).iter().any(|action| matches!(action, Fence(_))));
+}
+
+#[test]
+fn a_dead_standby_moves_no_traffic() {
+    let mut plan = running(policy());
+    let actions = plan.tick(200 * MS, [FINE, DEAD]);
+    assert!(!actions.iter().any(|action| matches!(action, Prefer(_) | Count(_))), "{actions:?}");
+}
+
+#[test]
+fn a_pool_that_dies_at_once_is_started_again_ever_more_slowly() {
+    let mut plan = running(policy());
+    let mut starts = Vec::new();
+    for ms in 200..2000 {
+        let dead = plan.state(0) != PoolState::Dead;
+        let seen = if dead { DEAD } else { Seen { dead: true, ..DEAD } };
+        if plan.tick(ms * MS, [seen, FINE]).contains(&Spawn(0)) {
+            starts.push(ms);
+        }
+    }
+    let gaps: Vec<u64> = starts.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(gaps.is_sorted() && gaps.len() < 8 && gaps.last() > Some(&300), "{gaps:?}");
+}
+
+#[test]
+fn a_manual_failover_stays_until_told() {
+    let mut plan = running(policy());
+    let moved = plan.prefer(1);
+    assert_eq!(moved, Ok(vec![Prefer(1), Count(FailoverReason::Manual)]));
+    assert_eq!(plan.tick(60_000 * MS, [FINE, FINE]), []);
+    assert_eq!(plan.prefer(0), Ok(vec![Prefer(0)]));
+    plan.tick(61_000 * MS, [FINE, DEAD]);
+    assert!(plan.prefer(1).unwrap_err().contains("dead"));
+}
+
+#[test]
+fn both_dead_are_both_started_again() {
+    let mut plan = running(policy());
+    plan.tick(5000 * MS, [DEAD, DEAD]);
+    assert_eq!(plan.tick(5010 * MS, [DEAD, DEAD]), [Spawn(0), Spawn(1)]);
+    assert_eq!(plan.tick(5100 * MS, [FINE, FINE])[..2], [Welcome(0), Welcome(1)]);
+}
+
+#[test]
+fn a_pool_that_never_gets_ready_is_killed() {
+    let mut plan = Plan::new(policy());
+    plan.tick(0, [DEAD, DEAD]);
+    let stuck = Seen { dead: false, running: false, lapsed: 0b11 };
+    assert_eq!(plan.tick(5000 * MS, [stuck, FINE])[..2], [Bypass(0), Fence(0)]);
+}

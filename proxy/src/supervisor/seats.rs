@@ -1,0 +1,185 @@
+//! The two seats: cloning pools into them, killing them, lending their queues.
+
+use std::{io, sync::atomic::Ordering::Relaxed};
+
+use proxy_common::{
+    lease::{SEATS, other},
+    slot,
+};
+
+use crate::{
+    limits::PIPE_STOCK,
+    pool::Pool,
+    relay::{pipes, token::Token},
+    steering::LivenessMap,
+    sys::{
+        Fd, epoll,
+        fd::close,
+        process::{self, Child},
+        socket, time,
+    },
+    table::{Gauge, NumberCell, Table},
+};
+
+use super::{plan::Seen, setup::Setup};
+
+/// The pools' processes.
+pub struct Seats {
+    /// By seat.
+    pub children: [Option<Child>; SEATS],
+    next_epoch: u32,
+}
+
+impl Seats {
+    /// Nobody sits there yet.
+    pub fn new() -> Self {
+        Self { children: [None; SEATS], next_epoch: 1 }
+    }
+
+    /// Clones a pool into a seat.
+    ///
+    /// # Errors
+    /// Descriptors, processes or memory are exhausted.
+    pub fn spawn(&mut self, setup: &Setup, seat: u32) -> io::Result<Child> {
+        let epoch = self.next_epoch;
+        let pool = Pool {
+            config: setup.config,
+            table: setup.table,
+            liveness: setup.steering.liveness(),
+            seat,
+            epoch,
+            limits: setup.limits,
+            sockets: setup.sockets,
+            pipes: prepare(setup, seat, epoch)?,
+            null: setup.null,
+        };
+        setup.steering.liveness().expire(seat);
+        let block = setup.table.seat(seat);
+        block.epoch.store(epoch, Relaxed);
+        let child = process::clone_sharing_files(|| pool.run())?;
+        self.next_epoch += 1;
+        self.children[seat as usize] = Some(child);
+        block.pid.set(child.pid);
+        if epoch > SEATS as u32 {
+            block.restarts.add(1);
+        }
+        Ok(child)
+    }
+
+    /// What is to be seen of a seat.
+    pub fn look(&self, table: &Table, liveness: LivenessMap, seat: u32, now: u64) -> Seen {
+        let Some(child) = self.children[seat as usize] else {
+            return Seen { dead: true, ..Seen::default() };
+        };
+        let workers = table.workers(seat);
+        let lapsed = (0..workers.len() as u32).filter(|worker| liveness.deadline(seat, *worker) <= now);
+        Seen {
+            dead: process::is_dead(child, std::time::Duration::ZERO),
+            running: workers.iter().all(|worker| worker.running.load(Relaxed) == 1),
+            lapsed: lapsed.fold(0, |mask, worker| mask | 1 << worker),
+        }
+    }
+}
+
+/// Makes what a pool's workers are given: epoll sets with the seat's listening sockets, bells, pipes.
+fn prepare(setup: &Setup, seat: u32, epoch: u32) -> io::Result<Vec<Vec<Fd>>> {
+    let table = &setup.table;
+    let workers = 0..setup.config.workers;
+    close_sets(table, seat);
+    workers
+        .map(|worker| {
+            let block = table.worker(seat, worker);
+            let (set, bell) = (epoll::create()?, socket::bell()?);
+            block.epoll.set(set.raw());
+            block.bell.set(bell.raw());
+            block.running.store(0, Relaxed);
+            epoll::add(set, bell, epoll::IN, Token::Bell.encode())?;
+            for slot in slots(setup, seat, worker) {
+                let token = Token::Listener(slot);
+                epoll::add(set, setup.sockets[slot as usize], epoll::IN, token.encode())?;
+            }
+            let stock = PIPE_STOCK.min(setup.limits.pipes_per_worker);
+            (0..stock).map(|_| pipes::make(table, epoch)).collect()
+        })
+        .collect()
+}
+
+/// Closes the epoll sets and bells of a seat's dead pool.
+pub fn close_sets(table: &Table, seat: u32) {
+    for block in table.workers(seat) {
+        for cell in [&block.epoll, &block.bell] {
+            if cell.get() > 0 {
+                close(cell.fd());
+                cell.set(0);
+            }
+        }
+    }
+}
+
+/// Lets the other seat's worker of the same number serve a worker's listening sockets too. It sees
+/// them in its epoll set and needs no other word.
+pub fn lend(setup: &Setup, seat: u32, worker: u32) {
+    let set = setup.table.worker(other(seat), worker).epoll.fd();
+    for slot in slots(setup, seat, worker) {
+        let token = Token::Listener(slot);
+        let added = epoll::add(set, setup.sockets[slot as usize], epoll::IN, token.encode());
+        if let Err(error) = added {
+            tracing::error!(seat, worker, slot, %error, "a queue cannot be lent");
+        }
+    }
+}
+
+/// Takes them back.
+pub fn take_back(setup: &Setup, seat: u32, worker: u32) {
+    let set = setup.table.worker(other(seat), worker).epoll.fd();
+    for slot in slots(setup, seat, worker) {
+        epoll::remove(set, setup.sockets[slot as usize]);
+    }
+}
+
+/// Makes pipes for workers that want some.
+pub fn give_pipes(setup: &Setup) {
+    for seat in 0..SEATS as u32 {
+        let epoch = setup.table.seat(seat).epoch.load(Relaxed);
+        for block in setup.table.workers(seat).iter().filter(|block| block.pipes_wanted.get() == 1) {
+            give(&setup.table, epoch, &block.pipe_gifts, &block.pipes_wanted);
+        }
+    }
+}
+
+fn give(table: &Table, epoch: u32, gifts: &[NumberCell], wanted: &Gauge) {
+    for gift in gifts.iter().filter(|gift| gift.get() == 0) {
+        match pipes::make(table, epoch) {
+            Ok(pipe) => gift.set(pipe.raw()),
+            // The worker goes on with what it has, and asks again.
+            Err(_) => break,
+        }
+    }
+    wanted.set(0);
+}
+
+/// The slots of one worker's listening sockets.
+fn slots(setup: &Setup, seat: u32, worker: u32) -> impl Iterator<Item = u32> + use<> {
+    let workers = setup.config.workers;
+    (0..setup.config.listeners.len() as u32).map(move |listener| slot::index(listener, seat, worker, workers))
+}
+
+/// Connections that wait to be accepted, in all queues.
+pub fn waiting(setup: &Setup) -> u64 {
+    let queue = |socket: &Fd| socket::accept_queue(*socket).unwrap_or(0);
+    setup.sockets.iter().map(queue).map(u64::from).sum()
+}
+
+/// Rings every worker's bell: an order in the supervisor's block has changed.
+pub fn ring_all(table: &Table) {
+    for seat in 0..SEATS as u32 {
+        for block in table.workers(seat).iter().filter(|block| block.bell.get() > 0) {
+            socket::ring(block.bell.fd());
+        }
+    }
+}
+
+/// Nanoseconds since `since`, as microseconds.
+pub fn elapsed_us(since: u64) -> u64 {
+    time::monotonic_ns().saturating_sub(since) / 1000
+}
