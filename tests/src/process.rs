@@ -9,20 +9,30 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::sys;
+use crate::wait::until_true;
 
-/// Sends a signal to a process.
+/// Sends a signal to a process. After SIGSTOP it waits until every thread has stopped: on another
+/// CPU one may run on for a moment.
 #[track_caller]
 pub fn signal(pid: i32, signal: Signal) {
     let result = kill(Pid::from_raw(pid), signal);
     result.unwrap_or_else(|error| panic!("cannot send {signal} to {pid}: {error}"));
+    if signal == Signal::SIGSTOP {
+        let has_stopped = |(tid, _): &(i32, String)| state(pid, *tid) == Some('T');
+        until_true("every thread has stopped", || threads(pid).iter().all(has_stopped));
+    }
+}
+
+/// The state of a thread, as proc(5) has it.
+fn state(pid: i32, tid: i32) -> Option<char> {
+    // It follows the name, which is in parentheses and may itself hold anything.
+    let stat = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
 }
 
 /// Whether a process of this number exists and is no zombie.
 pub fn alive(pid: i32) -> bool {
-    // The state follows the name, which is in parentheses and may itself hold anything.
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(") ").map(|(_, rest)| rest.chars().next());
-    !matches!(state, None | Some(None | Some('Z' | 'X')))
+    !matches!(state(pid, pid), None | Some('Z' | 'X'))
 }
 
 /// The children of a process (those of its first thread).

@@ -108,12 +108,16 @@ fn drain_serves_what_is_open() {
     let mut open = connect(at(LISTEN));
     assert!(ask_on(&mut open, "before").answered());
     assert_eq!(proxy.get("/readyz").expect("readyz").code, 200);
-    proxy.verb(&["drain"]).says(0, &[]);
-    assert_draining(&mut open);
-    assert_eq!(proxy.get("/readyz").expect("readyz").code, 503);
-    assert_eq!(proxy.status().draining, "draining");
-    drop(open);
-    proxy.until_status("nothing is open", |s| s.draining == "drained");
+    thread::scope(|scope| {
+        let drain = scope.spawn(|| proxy.verb(&["drain"]));
+        assert_draining(&mut open);
+        assert_eq!(proxy.get("/readyz").expect("readyz").code, 503);
+        assert_eq!(proxy.status().draining, "draining");
+        assert!(!drain.is_finished(), "it waits for what is open");
+        drop(open);
+        drain.join().expect("drain").says(0, &["drained"]);
+    });
+    assert_eq!(proxy.status().draining, "drained");
     assert!(proxy.ended().is_none(), "it stays, refusing, until it is stopped");
     assert_eq!(ask_tcp(at(LISTEN), "new", TIMEOUT), Outcome::Refused);
 }

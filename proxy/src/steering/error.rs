@@ -16,7 +16,7 @@ const NEEDED: [(u32, &str); 2] = [(39, "CAP_BPF"), (38, "CAP_PERFMON")];
 pub enum SteeringError {
     /// The process may not load kernel programs.
     #[error(
-        "no right to load the kernel program: {missing} missing; run as root, or grant it \
+        "no right to load the kernel program: {missing} missing; run as root (sudo), or grant it \
          (systemd: AmbientCapabilities=CAP_BPF CAP_PERFMON, container: --cap-add BPF --cap-add PERFMON)"
     )]
     Rights {
@@ -185,6 +185,7 @@ pub fn check_kernel() -> Result<(), SteeringError> {
     Ok(())
 }
 
+/// As uname(2) tells it, which a personality (setarch) may have set.
 fn kernel_release() -> String {
     fs::read_to_string("/proc/sys/kernel/osrelease")
         .map_or("unknown".to_owned(), |release| release.trim().to_owned())

@@ -103,12 +103,12 @@ impl Supervisor {
         let now = time::monotonic_ns();
         let liveness = self.setup.steering.liveness();
         let seen = [PRIMARY, STANDBY].map(|seat| self.seats.look(&self.setup.table, liveness, seat, now));
-        for action in self.plan.tick(now, seen) {
-            self.act(now, action);
-        }
+        let actions = self.plan.tick(now, seen);
+        // First, so that nobody sees a pool ready that is known to be dead.
         for seat in [PRIMARY, STANDBY] {
             self.setup.table.seat(seat).set_state(self.plan.state(seat));
         }
+        actions.into_iter().for_each(|action| self.act(now, action));
         self.control.watch(&self.setup, now);
         seats::give_pipes(&self.setup);
         if self.has_orphans {
