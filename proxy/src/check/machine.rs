@@ -21,9 +21,8 @@ const RECEIVE_BUFFER: u64 = 4 << 20;
 
 /// The kernel's version.
 pub fn kernel() -> Finding {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     match steering::check_kernel() {
-        Ok(()) => Finding::ok(format!("kernel {}", release.trim())),
+        Ok(()) => Finding::ok(format!("kernel {}", process::kernel_release())),
         Err(error) => Finding::fail_by("kernel", error),
     }
 }

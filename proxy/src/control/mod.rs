@@ -37,9 +37,11 @@ pub struct Context<'a> {
     pub metrics: Option<Fd>,
     /// Our end of the line to the supervisor: a local socket that keeps messages apart.
     pub orders: Fd,
+    /// The supervisor's end of it: closed here, so that its death can be noticed.
+    pub orders_peer: Fd,
     /// The listening sockets by [`proxy_common::slot::index`].
     pub listening: Vec<Fd>,
-    /// The highest of the numbers that control needs. The supervisor's end of the line is not one.
+    /// The highest of the numbers that control needs.
     pub last_kept: Fd,
 }
 
@@ -59,6 +61,7 @@ pub fn run(context: Context<'_>) -> i32 {
 fn confine(context: &Context<'_>) -> anyhow::Result<()> {
     let first_not_kept = Fd::from_raw(context.last_kept.raw() + 1);
     fd::unshare_below(first_not_kept).context("cannot leave the shared descriptor table")?;
+    fd::close(context.orders_peer);
     process::set_name(c"proxy-control");
     if let Some(user) = &context.config.user {
         credentials::become_user(user).with_context(|| format!("cannot become user {}", user.name))?;

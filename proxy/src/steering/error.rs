@@ -180,15 +180,9 @@ pub fn check_kernel() -> Result<(), SteeringError> {
     let running =
         KernelVersion::current().map_err(|error| SteeringError::bpf("tell the kernel's version", &error))?;
     if running < KernelVersion::new(5, 14, 0) {
-        return Err(SteeringError::KernelTooOld { running: kernel_release() });
+        return Err(SteeringError::KernelTooOld { running: crate::sys::process::kernel_release() });
     }
     Ok(())
-}
-
-/// As uname(2) tells it, which a personality (setarch) may have set.
-fn kernel_release() -> String {
-    fs::read_to_string("/proc/sys/kernel/osrelease")
-        .map_or("unknown".to_owned(), |release| release.trim().to_owned())
 }
 
 /// The needed capabilities that `/proc/PID/status` does not show as effective.

@@ -55,6 +55,7 @@ impl Control {
             control_socket: setup.control_socket.socket,
             metrics: setup.metrics,
             orders: setup.orders.1,
+            orders_peer: setup.orders.0,
             listening: setup.sockets.to_vec(),
             last_kept: Fd::from_raw(setup.first_unneeded.raw() - 1),
         };

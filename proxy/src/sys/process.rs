@@ -164,3 +164,14 @@ pub fn set_name(name: &CStr) {
 pub fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
+
+/// The running kernel's release, such as `6.1.0-28-amd64`, as uname(2) has it (a personality, as
+/// setarch(8) sets it, may change it).
+pub fn kernel_release() -> String {
+    // SAFETY: utsname is plain bytes; uname fills it with C strings, or fails and leaves zeroes.
+    unsafe {
+        let mut name: libc::utsname = std::mem::zeroed();
+        libc::uname(&mut name);
+        CStr::from_ptr(name.release.as_ptr()).to_string_lossy().into_owned()
+    }
+}
