@@ -14,6 +14,7 @@ mod sweep;
 use std::{
     io,
     os::fd::{AsFd as _, AsRawFd as _},
+    sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
 };
 
@@ -23,7 +24,11 @@ use proxy_common::lease::{PRIMARY, SEATS, STANDBY};
 use crate::{
     config::Config,
     orders::{Answer, Order},
-    sys::{Fd, poll, process, signal, socket, time},
+    sys::{
+        Fd, poll,
+        process::{self, Child},
+        signal, socket, time,
+    },
     table::{FailoverReason, LostReason, TakeoverStage},
 };
 use drain::Drain;
@@ -58,9 +63,16 @@ pub fn run(config: Config) -> Result<()> {
         took_ms = started.elapsed().as_millis() as u64,
         "listening"
     );
-    while !supervisor.turn()? {}
+    let result = loop {
+        match supervisor.turn() {
+            Ok(false) => {}
+            Ok(true) => break Ok(()),
+            Err(error) => break Err(error.context("the supervisor cannot go on")),
+        }
+    };
+    // Whatever the reason: pools without a supervisor would go on for good.
     supervisor.end();
-    Ok(())
+    result
 }
 
 struct Supervisor {
@@ -205,7 +217,7 @@ impl Supervisor {
         let died_at = self.died_at[seat as usize];
         observe(setup, TakeoverStage::Queues, died_at);
         let began = time::monotonic_ns();
-        let epoch = setup.table.seat(seat).epoch.load(std::sync::atomic::Ordering::Relaxed);
+        let epoch = setup.table.seat(seat).epoch.load(Relaxed);
         let swept = sweep::cut(&setup.table, seat, epoch);
         seats::close_sets(&setup.table, seat);
         block.takeovers.add(1);
@@ -285,17 +297,29 @@ impl Supervisor {
         }
     }
 
-    /// Ends everything; what is still open is cut, and counted.
+    /// Ends everything; what is still open is reset, and counted. Left to the exit of the process, a
+    /// connection would be closed, and a stream broken off would look like one that has ended.
     fn end(mut self) {
         let cut = drain::open_flows(&self.setup);
-        for child in self.seats.children.iter().flatten().chain(self.control.child()) {
-            if process::kill(*child).is_ok() && process::is_dead(*child, Duration::from_secs(1)) {
-                process::reap(*child);
+        for seat in [PRIMARY, STANDBY] {
+            let is_gone = self.seats.children[seat as usize].take().is_none_or(put_down);
+            if is_gone {
+                let epoch = self.setup.table.seat(seat).epoch.load(Relaxed);
+                sweep::cut(&self.setup.table, seat, epoch);
             }
         }
-        self.seats.children = [None; SEATS];
+        self.control.child().copied().map(put_down);
         tracing::info!(connections = cut.0, flows = cut.1, "ended; connections and flows cut");
     }
+}
+
+/// Kills and collects a child. Answers whether it is dead.
+fn put_down(child: Child) -> bool {
+    let is_dead = process::kill(child).is_ok() && process::is_dead(child, Duration::from_secs(1));
+    if is_dead {
+        process::reap(child);
+    }
+    is_dead
 }
 
 fn observe(setup: &Setup, stage: TakeoverStage, since: u64) {
