@@ -1,13 +1,15 @@
 //! Processes that die: primary, standby, control, one after the other and at once. New traffic
 //! goes on; what was inside a killed pool is lost, ended, and counted.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use proxy_tests::builder::Builder;
+use proxy_tests::builder::{Builder, binary};
 use proxy_tests::clients::{Crowd, Outcome, Tally, ask_on, ask_tcp, ask_udp, connect, udp};
 use proxy_tests::net::{at, isolate};
-use proxy_tests::process::{alive, signal, status_line};
+use proxy_tests::process::{alive, children, signal, status_line};
 use proxy_tests::proxy::Proxy;
 use proxy_tests::wait::{stays_true, until, until_true};
 use proxy_tests::{PRIMARY, STANDBY, servers};
@@ -320,8 +322,37 @@ fn pools_have_no_rights() {
         assert!(!uids.split_whitespace().any(|uid| uid == "0"), "{seat}: Uid {uids}");
         assert_eq!(line("NoNewPrivs").as_deref(), Some("1"), "{seat}");
         assert_eq!(line("Groups").as_deref(), Some(""), "{seat}");
-        for set in ["CapEff", "CapPrm", "CapInh", "CapAmb"] {
-            assert_eq!(line(set).as_deref(), Some("0000000000000000"), "{seat}: {set}");
-        }
+        assert_no_capabilities(status.pid(seat));
     }
+}
+
+#[track_caller]
+fn assert_no_capabilities(pid: i32) {
+    for set in ["CapEff", "CapPrm", "CapInh", "CapAmb"] {
+        assert_eq!(status_line(pid, set).as_deref(), Some("0000000000000000"), "{pid}: {set}");
+    }
+}
+
+/// An ordinary user who was granted what loading the kernel program takes, as by systemd.
+#[test]
+fn granted_rights_stay_with_the_supervisor() {
+    isolate();
+    let directory = tempfile::tempdir().expect("temporary directory");
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).expect("chmod");
+    let copy = directory.path().join("proxy");
+    fs::copy(binary(), &copy).expect("copy");
+    let granted = [
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        "--inh-caps=+bpf,+perfmon",
+        "--ambient-caps=+bpf,+perfmon",
+    ];
+    let socket = directory.path().join("proxy.sock");
+    let proxy = tcp_proxy().binary(&copy).through(&granted).control(&socket).start();
+    assert_ne!(status_line(proxy.supervisor(), "CapEff").as_deref(), Some("0000000000000000"));
+    let all = children(proxy.supervisor());
+    assert_eq!(all.len(), 3, "both pools and control");
+    all.into_iter().for_each(assert_no_capabilities);
 }
