@@ -41,7 +41,12 @@ impl Seats {
     /// # Errors
     /// Descriptors, processes or memory are exhausted.
     pub fn spawn(&mut self, setup: &Setup, seat: u32) -> io::Result<Child> {
+        // Of this attempt alone, also if it fails: its leftovers are swept by epoch, and the other
+        // seat's pool must not have the same one.
         let epoch = self.next_epoch;
+        self.next_epoch += 1;
+        let block = setup.table.seat(seat);
+        block.epoch.store(epoch, Relaxed);
         let pool = Pool {
             config: setup.config,
             table: setup.table,
@@ -54,10 +59,7 @@ impl Seats {
             null: setup.null,
         };
         setup.steering.liveness().expire(seat);
-        let block = setup.table.seat(seat);
-        block.epoch.store(epoch, Relaxed);
         let child = process::clone_sharing_files(|| pool.run())?;
-        self.next_epoch += 1;
         self.children[seat as usize] = Some(child);
         block.pid.set(child.pid);
         if epoch > SEATS as u32 {
