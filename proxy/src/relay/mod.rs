@@ -10,7 +10,7 @@ pub mod udp;
 use crate::{
     config::Config,
     limits::Limits,
-    sys::Fd,
+    sys::{Fd, fd::close},
     table::{ListenerCounters, ServerCounters, Table, Window, WorkerBlock},
 };
 use proxy_common::{lease::SEATS, slot};
@@ -71,6 +71,14 @@ impl Lane {
     /// Opens this worker's opening window; `None` while a sweep is looking.
     pub fn window(&self) -> Option<Window<'static>> {
         Window::open(&self.block().opening, &self.table.supervisor().gate)
+    }
+
+    /// Closes a descriptor that this worker owns, in its pool's name.
+    pub fn close(&self, fd: Fd) {
+        match self.table.tag(fd) {
+            Some(tag) => tag.close_with(self.epoch, self.worker, || close(fd)),
+            None => close(fd),
+        }
     }
 
     /// Connections open in both pools.

@@ -96,10 +96,7 @@ impl Pipes {
             self.free.push(pipe);
             return;
         }
-        if let Some(tag) = lane.table.tag(pipe) {
-            tag.set(Tag::FREE);
-        }
-        close(pipe);
+        lane.close(pipe);
     }
 
     fn publish(&self, block: &WorkerBlock) {

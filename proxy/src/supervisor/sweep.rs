@@ -45,6 +45,10 @@ pub fn cut(table: &Table, seat: u32, epoch: u32) -> Swept {
                 forget(table, fd);
             }
             Kind::Pipe => {}
+            Kind::Closing => {
+                cell.forget_closing(epoch);
+                continue;
+            }
             Kind::Free | Kind::Supervisor => continue,
         }
         cell.set(Tag::FREE);

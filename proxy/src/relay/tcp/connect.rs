@@ -103,10 +103,7 @@ impl Tcp {
         }
         if let Some(upstream) = record.upstream() {
             record.set_upstream(None);
-            if let Some(tag) = lane.table.tag(upstream) {
-                tag.set(Tag::FREE);
-            }
-            close(upstream);
+            lane.close(upstream);
         }
     }
 }

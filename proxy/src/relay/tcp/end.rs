@@ -3,8 +3,8 @@
 
 use crate::{
     relay::Lane,
-    sys::{Fd, fd::close, socket},
-    table::{Direction, Holder, Record, State, Tag, flag},
+    sys::{Fd, socket},
+    table::{Direction, Holder, Record, State, flag},
 };
 
 use super::Tcp;
@@ -52,17 +52,9 @@ impl Tcp {
         }
         if let Some(upstream) = record.upstream() {
             record.set_upstream(None);
-            release(lane, upstream);
+            lane.close(upstream);
         }
         record.set_state(State::Free);
-        release(lane, client);
+        lane.close(client);
     }
-}
-
-/// Frees a descriptor's tag and closes it, in this order: its number may be reused at once.
-pub(super) fn release(lane: &Lane, fd: Fd) {
-    if let Some(tag) = lane.table.tag(fd) {
-        tag.set(Tag::FREE);
-    }
-    close(fd);
 }

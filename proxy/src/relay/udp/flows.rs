@@ -151,10 +151,7 @@ impl Flows {
             lane.server(server).open.down();
         }
         record.set_state(State::Free);
-        if let Some(tag) = lane.table.tag(fd) {
-            tag.set(Tag::FREE);
-        }
-        close(fd);
+        lane.close(fd);
     }
 
     /// Ends a flow because its server does not take datagrams; the next datagram begins a new one,
