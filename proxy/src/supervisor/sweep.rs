@@ -78,17 +78,24 @@ fn clear_gauges(table: &Table, seat: u32) {
 }
 
 /// Closes sockets and pipes that no tag names: a pool died between opening and recording them.
-/// Answers how many, or `None` if a worker did not shut its window in time (it is hung in it); then
-/// it has to be tried again.
+/// Answers how many, or `None` if it took too long (a worker is hung in its window); then it has to
+/// be tried again.
 pub fn close_orphans(table: &Table) -> Option<u64> {
+    // Most numbers are looked at before the gate is closed, for there may be a million of them. One
+    // that a worker is about to record is among the suspects, and is looked at again.
+    let mut suspects = fd::open_numbers().ok()?;
+    suspects.retain(|fd| is_nobodys(table, *fd));
+    if suspects.is_empty() {
+        return Some(0);
+    }
     let gate = &table.supervisor().gate;
     gate.store(1, SeqCst);
-    let orphans = close_behind_gate(table, time::monotonic_ms() + GATE_LIMIT_MS);
+    let orphans = close_behind_gate(table, &suspects, time::monotonic_ms() + GATE_LIMIT_MS);
     gate.store(0, SeqCst);
     orphans
 }
 
-fn close_behind_gate(table: &Table, limit_ms: u64) -> Option<u64> {
+fn close_behind_gate(table: &Table, suspects: &[Fd], limit_ms: u64) -> Option<u64> {
     let is_open = |(seat, worker)| table.worker(seat, worker).opening.load(SeqCst) != 0;
     let workers = table.dimensions().workers as u32;
     let all = (0..SEATS as u32).flat_map(|seat| (0..workers).map(move |worker| (seat, worker)));
@@ -101,16 +108,19 @@ fn close_behind_gate(table: &Table, limit_ms: u64) -> Option<u64> {
         }
     }
     let mut orphans = 0;
-    for fd in fd::open_numbers().ok()? {
-        let is_nobodys = table.tag(fd).is_some_and(|cell| cell.get() == Tag::FREE);
-        if is_nobodys && matches!(fd::kind(fd), Some(fd::Kind::Socket | fd::Kind::Pipe)) {
-            if time::monotonic_ms() >= limit_ms {
-                return None;
-            }
-            socket::reset(fd);
-            close(fd);
-            orphans += 1;
+    for fd in suspects.iter().copied().filter(|fd| is_nobodys(table, *fd)) {
+        if time::monotonic_ms() >= limit_ms {
+            return None;
         }
+        socket::reset(fd);
+        close(fd);
+        orphans += 1;
     }
     Some(orphans)
+}
+
+/// Whether a number is an open socket or pipe without a tag.
+fn is_nobodys(table: &Table, fd: Fd) -> bool {
+    let has_no_tag = table.tag(fd).is_some_and(|cell| cell.get() == Tag::FREE);
+    has_no_tag && matches!(fd::kind(fd), Some(fd::Kind::Socket | fd::Kind::Pipe))
 }
