@@ -9,6 +9,10 @@ use crate::config::Config;
 pub const PIPE_STOCK: usize = 32;
 /// Pipes of all workers, at most: each may hold a megabyte of somebody's unread bytes.
 const MAX_PIPES: usize = 1024;
+/// Descriptors that are made use of, however many the process may have: container engines are fond of
+/// a limit of a billion, and tags and records of so many are walked and swept. Linux's own
+/// default for the highest limit (`fs.nr_open`).
+pub const MAX_DESCRIPTORS: u64 = 1 << 20;
 /// Descriptors that are neither flows nor pipes nor a worker's: standard ones, maps, signals, room.
 const FIXED: usize = 64;
 /// An epoll set and a bell.

@@ -5,7 +5,7 @@ use std::{fs, fs::File, time::Duration};
 use super::Finding;
 use crate::{
     config::Config,
-    limits::Limits,
+    limits::{Limits, MAX_DESCRIPTORS},
     steering::{self, Steering},
     sys::{Fd, fd, process, socket::Protocol},
 };
@@ -38,7 +38,7 @@ pub fn user(config: &Config) -> Finding {
 /// The limit of open descriptors, and what it allows.
 pub fn descriptors(config: &Config) -> Finding {
     match fd::limit() {
-        Ok((_, hard)) => judge_descriptors(config, hard as usize),
+        Ok((_, hard)) => judge_descriptors(config, hard.min(MAX_DESCRIPTORS) as usize),
         Err(error) => Finding::fail_by("descriptor limit", error),
     }
 }

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, anyhow};
 use crate::{
     check::port,
     config::Config,
-    limits::Limits,
+    limits::{Limits, MAX_DESCRIPTORS},
     steering::{Steering, SteeringLog},
     sys::{
         Fd, fd, signal,
@@ -55,7 +55,7 @@ pub struct Setup {
 /// # Errors
 /// What failed, on what, and what to do.
 pub fn open(config: Config) -> Result<Setup> {
-    let descriptors = fd::raise_limit().context("cannot raise the descriptor limit")? as usize;
+    let descriptors = fd::raise_limit(MAX_DESCRIPTORS).context("cannot raise the descriptor limit")? as usize;
     let limits = Limits::divide(&config, descriptors)?;
     let config: &'static Config = Box::leak(Box::new(config));
 

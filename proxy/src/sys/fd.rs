@@ -108,14 +108,16 @@ pub fn limit() -> io::Result<(u64, u64)> {
     Ok((limit.rlim_cur, limit.rlim_max))
 }
 
-/// Raises the soft limit of open descriptors to the hard one, and answers it.
+/// Sets the soft limit of open descriptors to the hard one, or to `most` if that is less, and answers
+/// it: no number is as high.
 ///
 /// # Errors
 /// A security module forbids it.
-pub fn raise_limit() -> io::Result<u64> {
+pub fn raise_limit(most: u64) -> io::Result<u64> {
     let (_, hard) = limit()?;
-    let wanted = libc::rlimit { rlim_cur: hard, rlim_max: hard };
+    let soft = hard.min(most);
+    let wanted = libc::rlimit { rlim_cur: soft, rlim_max: hard };
     // SAFETY: `wanted` is a valid rlimit for the call to read.
     check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &wanted) })?;
-    Ok(hard)
+    Ok(soft)
 }
