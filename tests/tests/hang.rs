@@ -46,10 +46,9 @@ fn stopped_for_long_is_fenced_and_replaced() {
     assert_eq!(after.pid(STANDBY), before.pid(STANDBY));
     let metrics = proxy.metrics();
     assert_eq!(metrics.sum("proxy_failovers_total", &[("reason", "hung")]), 1.0);
-    // Each of the four clients may have had one request inside the pool when it was stopped.
-    let lost = metrics.sum("proxy_lost_flows_total", &[("protocol", "tcp")]);
-    assert_eq!((tally.refused, tally.unanswered), (0, 0), "{tally:?}");
-    assert!(tally.cut() <= 4 && tally.cut() as f64 <= lost, "{tally:?}, lost {lost}");
+    // What was inside the stopped pool was carried on after it was fenced.
+    assert_eq!(tally.failed(), 0, "{tally:?}");
+    assert_eq!(metrics.sum("proxy_lost_flows_total", &[]), 0.0);
 }
 
 #[test]

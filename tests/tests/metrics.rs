@@ -35,7 +35,7 @@ fn experienced_proxy() -> Proxy {
         s.whole() && s.pool(PRIMARY).epoch > before.pool(PRIMARY).epoch
     });
     assert!(ask_tcp(at(LISTEN), "hello", TIMEOUT).answered());
-    proxy.until_metric("proxy_lost_flows_total", &[("protocol", "tcp")], 1.0);
+    proxy.until_metric("proxy_adopted_flows_total", &[("protocol", "tcp")], 1.0);
     proxy
 }
 

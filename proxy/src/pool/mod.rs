@@ -2,6 +2,7 @@
 //! descriptor table. It opens descriptors for flows and nothing else; in particular it runs no
 //! tokio, whose epoll set and event descriptor would be left in the shared table at its death.
 
+mod adopt;
 mod confine;
 mod worker;
 

@@ -6,7 +6,7 @@ use std::{io, sync::atomic::Ordering::Relaxed};
 use crate::{
     relay::{Lane, pipes::Pipes, tcp::Tcp, token::Token, udp::Udp},
     sys::{Fd, epoll::EventBuffer, socket, socket::Protocol, time},
-    table::{Kind, Tag},
+    table::{EVENT_BUFFERS, Kind},
 };
 use proxy_common::lease::SEATS;
 
@@ -14,20 +14,24 @@ use super::Pool;
 
 /// How often the walk over all tags (idle expiry) comes round, milliseconds.
 const WALK_MS: u64 = 1000;
+/// Ticks that it takes while registrations are moved: pools may die again soon.
+const MIGRATION_TICKS: u64 = 8;
 /// Events between two looks at the clock.
 const EVENTS_PER_BEAT: usize = 16;
 
 pub(super) struct Worker {
     pool: &'static Pool,
-    lane: Lane,
-    events: &'static EventBuffer,
-    tcp: Tcp,
-    udp: Udp,
+    pub(super) lane: Lane,
+    pub(super) events: &'static [EventBuffer; EVENT_BUFFERS],
+    pub(super) tcp: Tcp,
+    pub(super) udp: Udp,
     now_ns: u64,
     lease_ends_ns: u64,
     next_tick_ns: u64,
     /// Where the walk over the tags goes on.
     walked: usize,
+    /// Adopted epoll sets that were there when the walk began: what is registered with them is moved.
+    pub(super) migrating_from: Option<Vec<Fd>>,
 }
 
 impl Worker {
@@ -53,23 +57,25 @@ impl Worker {
             lease_ends_ns: 0,
             next_tick_ns: 0,
             walked: 0,
+            migrating_from: None,
         }
     }
 
     /// The loop. Ends only if waiting for events fails.
     pub(super) fn run(mut self) -> io::Result<()> {
         self.beat();
+        self.adopt();
         self.lane.block().running.store(1, Relaxed);
         loop {
             let timeout_ms = if self.tcp.has_turns() { 0 } else { self.tick_ms() as i32 };
-            let count = self.events.wait(self.lane.set, timeout_ms)?;
+            let count = self.events[0].wait(self.lane.set, timeout_ms)?;
             self.beat();
             for index in 0..count {
-                let event = self.events.get(index);
-                self.dispatch(Token::decode(event.data), event.mask);
-                if index % EVENTS_PER_BEAT == EVENTS_PER_BEAT - 1 {
-                    self.beat();
+                let event = self.events[0].get(index);
+                if let Some(token) = Token::decode(event.data) {
+                    self.dispatch(token, event.mask);
                 }
+                self.beat_now_and_then(index);
             }
             self.tcp.run_turns(&self.lane);
             if self.now_ns >= self.next_tick_ns {
@@ -80,18 +86,17 @@ impl Worker {
         }
     }
 
-    fn dispatch(&mut self, token: Option<Token>, mask: u32) {
+    pub(super) fn dispatch(&mut self, token: Token, mask: u32) {
         let (lane, now_ms) = (&self.lane, self.now_ms());
         match token {
-            Some(Token::Client { .. } | Token::Upstream { .. }) => {
-                if let Some(token) = token {
-                    self.tcp.on_event(lane, token, mask, now_ms);
-                }
+            Token::Client { .. } | Token::Upstream { .. } => self.tcp.on_event(lane, token, mask, now_ms),
+            Token::UdpFlow { fd, generation } => self.udp.on_flow(lane, fd, generation, now_ms),
+            Token::Listener(slot) => self.on_listener(slot, now_ms),
+            Token::Estate(index) => self.on_estate(index),
+            Token::Bell => {
+                socket::silence(lane.block().bell.fd());
+                self.adopt();
             }
-            Some(Token::UdpFlow { fd, generation }) => self.udp.on_flow(lane, fd, generation, now_ms),
-            Some(Token::Listener(slot)) => self.on_listener(slot, now_ms),
-            Some(Token::Bell) => socket::silence(lane.block().bell.fd()),
-            None => {}
         }
     }
 
@@ -119,6 +124,13 @@ impl Worker {
         }
     }
 
+    /// The heartbeat, once in so many steps of a long job.
+    pub(super) fn beat_now_and_then(&mut self, step: usize) {
+        if step % EVENTS_PER_BEAT == EVENTS_PER_BEAT - 1 {
+            self.beat();
+        }
+    }
+
     fn tick(&mut self) {
         self.next_tick_ns = self.now_ns + self.tick_ms() * 1_000_000;
         let now_ms = self.now_ms();
@@ -126,24 +138,39 @@ impl Worker {
         self.walk(now_ms);
     }
 
-    /// Looks at the next part of all tags for flows that have been idle for too long.
+    /// Looks at the next part of all tags: for flows that have been idle for too long, and for
+    /// registrations to be moved from dead workers' epoll sets.
     fn walk(&mut self, now_ms: u32) {
         let tags = self.lane.table.tags();
-        let part = tags.len() * self.tick_ms() as usize / WALK_MS as usize + 1;
+        if self.migrating_from.is_none() {
+            self.migrating_from = Some(self.adopted_sets());
+            self.walked = 0;
+        }
+        let from = self.migrating_from.take().unwrap_or_default();
+        let ticks = if from.is_empty() { WALK_MS / self.tick_ms() } else { MIGRATION_TICKS };
+        let part = tags.len().div_ceil(ticks as usize);
         let end = (self.walked + part).min(tags.len());
         for (number, tag) in tags.iter().enumerate().take(end).skip(self.walked) {
-            let fd = Fd::from_raw(number as i32);
-            match tag.get() {
-                Tag { kind: Kind::Client, epoch } if epoch == self.lane.epoch => {
-                    self.tcp.expire_one(&self.lane, fd, now_ms);
-                }
-                Tag { kind: Kind::UdpFlow, epoch } if epoch == self.lane.epoch => {
-                    self.udp.expire_one(&self.lane, fd, now_ms);
-                }
+            let (fd, tag) = (Fd::from_raw(number as i32), tag.get());
+            if tag.epoch != self.lane.epoch {
+                continue;
+            }
+            if !from.is_empty() {
+                self.migrate(fd, tag.kind, &from);
+                self.beat_now_and_then(number);
+            }
+            match tag.kind {
+                Kind::Client => self.tcp.expire_one(&self.lane, fd, now_ms),
+                Kind::UdpFlow => drop(self.udp.expire_one(&self.lane, fd, now_ms)),
                 _ => {}
             }
         }
-        self.walked = if end == tags.len() { 0 } else { end };
+        self.walked = end;
+        if end < tags.len() {
+            self.migrating_from = Some(from);
+        } else {
+            self.close_adopted_sets(&from);
+        }
     }
 
     /// Four heartbeats fit into a lease; at least two a second, so that expiry is not late.
@@ -152,7 +179,7 @@ impl Worker {
     }
 
     /// Wrapping milliseconds, as records keep them.
-    fn now_ms(&self) -> u32 {
+    pub(super) fn now_ms(&self) -> u32 {
         (self.now_ns / 1_000_000) as u32
     }
 }

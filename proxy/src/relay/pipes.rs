@@ -71,6 +71,12 @@ impl Pipes {
         self.give_back(lane, pipe);
     }
 
+    /// Notes a lent pipe that came with an adopted flow.
+    pub fn note_adopted(&mut self, lane: &Lane) {
+        self.lent += 1;
+        self.publish(lane.block());
+    }
+
     /// Asks the supervisor for more when they run short, and takes what it has made.
     pub fn collect(&mut self, lane: &Lane) {
         let block = lane.block();

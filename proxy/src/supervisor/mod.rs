@@ -4,6 +4,7 @@
 
 mod control_socket;
 mod drain;
+mod estates;
 mod helper;
 mod listen;
 mod plan;
@@ -19,7 +20,7 @@ use std::{
 };
 
 use anyhow::Result;
-use proxy_common::lease::{PRIMARY, SEATS, STANDBY};
+use proxy_common::lease::{PRIMARY, SEATS, STANDBY, other};
 
 use crate::{
     config::Config,
@@ -84,8 +85,17 @@ struct Supervisor {
     /// When each seat's pool was seen dead, monotonic nanoseconds.
     died_at: [u64; SEATS],
     fenced_at: [u64; SEATS],
+    /// Dead pools whose flows are being adopted.
+    unswept: Vec<Unswept>,
     /// Descriptors may be open that nobody owns.
     has_orphans: bool,
+}
+
+/// A dead pool that has not been swept yet.
+struct Unswept {
+    epoch: u32,
+    seat: u32,
+    died_at: u64,
 }
 
 impl Supervisor {
@@ -105,6 +115,7 @@ impl Supervisor {
             drain: Drain::default(),
             died_at: [0; SEATS],
             fenced_at: [0; SEATS],
+            unswept: Vec::new(),
             has_orphans: false,
             setup,
         }
@@ -123,9 +134,7 @@ impl Supervisor {
         actions.into_iter().for_each(|action| self.act(now, action));
         self.control.watch(&self.setup, now);
         seats::give_pipes(&self.setup);
-        if self.has_orphans {
-            self.close_orphans();
-        }
+        self.sweep();
         let is_over = self.drain.tick(&self.setup, now);
         if !is_over {
             self.wait(now)?;
@@ -174,7 +183,7 @@ impl Supervisor {
             Action::Bury(seat) => self.bury(now, seat),
             Action::Lend { seat, worker } => seats::lend(setup, seat, worker),
             Action::Return { seat, worker } => seats::take_back(setup, seat, worker),
-            Action::Sweep(seat) => self.sweep(seat),
+            Action::Bequeath(seat) => self.bequeath(seat),
             Action::Prefer(seat) => {
                 liveness.set_first(seat);
                 tracing::info!(pool = name(seat), "new traffic goes to this pool");
@@ -211,31 +220,71 @@ impl Supervisor {
         }
     }
 
-    /// Cuts what a dead pool carried; its queues are served by the other pool already.
-    fn sweep(&mut self, seat: u32) {
-        let (setup, block) = (&self.setup, self.setup.table.supervisor());
+    /// Leaves what a dead pool carried to its heir.
+    fn bequeath(&mut self, seat: u32) {
+        let setup = &self.setup;
         let died_at = self.died_at[seat as usize];
         observe(setup, TakeoverStage::Queues, died_at);
-        let began = time::monotonic_ns();
+        setup.table.supervisor().takeovers.add(1);
+        sweep::clear_gauges(&setup.table, seat);
         let epoch = setup.table.seat(seat).epoch.load(Relaxed);
-        let swept = sweep::cut(&setup.table, seat, epoch);
-        seats::close_sets(&setup.table, seat);
-        block.takeovers.add(1);
-        block.lost_tcp[LostReason::PoolDied as usize].add(swept.connections);
-        block.lost_udp[LostReason::PoolDied as usize].add(swept.flows);
-        self.has_orphans = true;
-        self.close_orphans();
-        observe(&self.setup, TakeoverStage::Sweep, began);
-        let (connections, flows) = (swept.connections, swept.flows);
-        tracing::info!(pool = name(seat), connections, flows, "dead pool swept: what it carried is cut");
+        let other_serves = self.plan.serves(other(seat));
+        for refused in estates::leave(setup, seat, epoch, other_serves) {
+            tracing::error!(epoch = refused, "what a dead pool left cannot be left to another: it is cut");
+            self.count_lost(sweep::cut(&self.setup.table, refused));
+        }
+        self.unswept.push(Unswept { epoch, seat, died_at });
     }
 
-    fn close_orphans(&mut self) {
-        if let Some(orphans) = sweep::close_orphans(&self.setup.table) {
-            self.has_orphans = false;
-            let block = self.setup.table.supervisor();
-            block.lost_tcp[LostReason::PoolDied as usize].add(orphans);
+    /// Closes what a dead pool left, once its heir has adopted all that it could.
+    fn sweep(&mut self) {
+        let table = self.setup.table;
+        for seat in [PRIMARY, STANDBY] {
+            let is_empty = self.seats.children[seat as usize].is_none();
+            if is_empty && self.plan.serves(other(seat)) && estates::is_kept(&table, seat) {
+                estates::hand_on(&self.setup, seat);
+            }
         }
+        let is_adopted = |unswept: &mut Unswept| !estates::is_waiting(&table, unswept.epoch);
+        for done in self.unswept.extract_if(.., is_adopted).collect::<Vec<_>>() {
+            observe(&self.setup, TakeoverStage::Adopt, done.died_at);
+            let began = time::monotonic_ns();
+            let swept = sweep::cut(&table, done.epoch);
+            self.count_lost(swept);
+            self.has_orphans = true;
+            observe(&self.setup, TakeoverStage::Sweep, began);
+            let (pool, took_us) = (name(done.seat), seats::elapsed_us(done.died_at));
+            tracing::info!(pool, took_us, lost = swept.connections + swept.flows, "taken over");
+        }
+        if self.has_orphans && self.unswept.is_empty() {
+            self.find_orphans();
+        }
+    }
+
+    fn find_orphans(&mut self) {
+        let Some(heir) = [PRIMARY, STANDBY].into_iter().find(|seat| self.plan.serves(*seat)) else {
+            return;
+        };
+        let epoch = self.seats.new_epoch();
+        let Some(found) = sweep::find_orphans(&self.setup.table, self.setup.config, 0, epoch) else {
+            return;
+        };
+        self.has_orphans = false;
+        if found > 0 {
+            let left = estates::leave_found(&self.setup.table, heir, 0, epoch);
+            tracing::info!(
+                connections = found,
+                left,
+                "connections found that were accepted and not recorded"
+            );
+            self.unswept.push(Unswept { epoch, seat: heir, died_at: time::monotonic_ns() });
+        }
+    }
+
+    fn count_lost(&self, swept: sweep::Swept) {
+        let block = self.setup.table.supervisor();
+        block.lost_tcp[LostReason::PoolDied as usize].add(swept.connections);
+        block.lost_udp[LostReason::PoolDied as usize].add(swept.flows);
     }
 
     fn take_signals(&mut self, now: u64) {
@@ -305,8 +354,11 @@ impl Supervisor {
             let is_gone = self.seats.children[seat as usize].take().is_none_or(put_down);
             if is_gone {
                 let epoch = self.setup.table.seat(seat).epoch.load(Relaxed);
-                sweep::cut(&self.setup.table, seat, epoch);
+                sweep::cut(&self.setup.table, epoch);
             }
+        }
+        for unswept in &self.unswept {
+            sweep::cut(&self.setup.table, unswept.epoch);
         }
         self.control.child().copied().map(put_down);
         tracing::info!(connections = cut.0, flows = cut.1, "ended; connections and flows cut");

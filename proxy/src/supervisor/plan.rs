@@ -33,6 +33,8 @@ pub struct Policy {
 pub struct Seen {
     /// There is no process, or it is dead.
     pub dead: bool,
+    /// If dead: nobody needs what a new pool would overwrite.
+    pub may_start: bool,
     /// All workers have begun to run.
     pub running: bool,
     /// Workers whose lease has run out, a bit each.
@@ -52,8 +54,8 @@ pub enum Action {
     Fence(u32),
     /// The seat's pool is dead: collect it.
     Bury(u32),
-    /// Clear up after the seat's dead pool, now that others serve its queues.
-    Sweep(u32),
+    /// Leave what the seat's dead pool carried to its heir.
+    Bequeath(u32),
     /// The other seat's worker of the same number serves this worker's listening sockets too.
     Lend { seat: u32, worker: u32 },
     /// It no longer does.
@@ -129,7 +131,7 @@ impl Plan {
         }
         for seat in [PRIMARY, STANDBY] {
             if actions.contains(&Action::Bury(seat)) {
-                actions.push(Action::Sweep(seat));
+                actions.push(Action::Bequeath(seat));
             }
         }
         self.fail_back(now, &mut actions);
@@ -163,7 +165,7 @@ impl Plan {
             return;
         }
         match state {
-            PoolState::Dead if now >= self.seat(seat).respawn_at => {
+            PoolState::Dead if self.may_start(now, seat, seen) => {
                 self.enter(now, seat, PoolState::Starting);
                 actions.push(Action::Spawn(seat));
             }
@@ -177,6 +179,16 @@ impl Plan {
             PoolState::Ready | PoolState::Suspect => self.watch(now, seat, seen.lapsed, actions),
             PoolState::Dead | PoolState::Starting | PoolState::Fenced => {}
         }
+    }
+
+    /// Whether a pool may be started again. A pool that does not come to adopt must not keep the
+    /// seat empty for long, and neither may patience with one that dies young while nobody serves.
+    fn may_start(&self, now: u64, seat: u32, seen: Seen) -> bool {
+        let this = self.seat(seat);
+        let dead_for = now - this.since;
+        let is_needed = !self.serves(other(seat)) && dead_for >= self.policy.respawn;
+        let is_unread = !seen.may_start && dead_for < self.policy.fence_after;
+        (now >= this.respawn_at || is_needed) && !is_unread
     }
 
     /// Looks at the leases of a pool that serves.
@@ -292,7 +304,8 @@ impl Plan {
         }
     }
 
-    fn serves(&self, seat: u32) -> bool {
+    /// Whether a seat's pool is there to serve.
+    pub fn serves(&self, seat: u32) -> bool {
         matches!(self.state(seat), PoolState::Ready | PoolState::Suspect)
     }
 

@@ -14,10 +14,10 @@ fn policy() -> Policy {
     }
 }
 
-const FINE: Seen = Seen { dead: false, running: true, lapsed: 0 };
-const SILENT: Seen = Seen { dead: false, running: true, lapsed: 0b11 };
-const HALF: Seen = Seen { dead: false, running: true, lapsed: 0b10 };
-const DEAD: Seen = Seen { dead: true, running: false, lapsed: 0b11 };
+const FINE: Seen = Seen { dead: false, may_start: false, running: true, lapsed: 0 };
+const SILENT: Seen = Seen { lapsed: 0b11, ..FINE };
+const HALF: Seen = Seen { lapsed: 0b10, ..FINE };
+const DEAD: Seen = Seen { dead: true, may_start: true, running: false, lapsed: 0b11 };
 
 /// Both pools ready since 100 ms.
 fn running(policy: Policy) -> Plan {
@@ -40,7 +40,7 @@ fn a_dead_primary_is_replaced_and_fails_back_later() {
             Prefer(1),
             Lend { seat: 0, worker: 0 },
             Lend { seat: 0, worker: 1 },
-            Sweep(0),
+            Bequeath(0),
         ]
     );
     assert_eq!(plan.tick(210 * MS, [DEAD, FINE]), [Spawn(0)]);
@@ -61,7 +61,7 @@ fn silence_lends_queues_first_and_kills_only_after_fence_after() {
     assert_eq!(plan.tick(1199 * MS, [SILENT, FINE]), []);
     assert_eq!(plan.tick(1200 * MS, [SILENT, FINE]), [Bypass(0), Fence(0)]);
     // The failover was counted when the leases lapsed.
-    assert_eq!(plan.tick(1210 * MS, [DEAD, FINE]), [Bypass(0), Bury(0), Prefer(1), Sweep(0)]);
+    assert_eq!(plan.tick(1210 * MS, [DEAD, FINE]), [Bypass(0), Bury(0), Prefer(1), Bequeath(0)]);
 }
 
 #[test]
@@ -136,6 +136,16 @@ fn both_dead_are_both_started_again() {
 fn a_pool_that_never_gets_ready_is_killed() {
     let mut plan = Plan::new(policy());
     plan.tick(0, [DEAD, DEAD]);
-    let stuck = Seen { dead: false, running: false, lapsed: 0b11 };
+    let stuck = Seen { running: false, ..SILENT };
     assert_eq!(plan.tick(5000 * MS, [stuck, FINE])[..2], [Bypass(0), Fence(0)]);
+}
+
+#[test]
+fn a_new_pool_waits_until_the_old_one_is_adopted_but_not_for_ever() {
+    let mut plan = running(policy());
+    plan.tick(200 * MS, [DEAD, FINE]);
+    let unread = Seen { may_start: false, ..DEAD };
+    assert_eq!(plan.tick(210 * MS, [unread, FINE]), []);
+    assert_eq!(plan.clone().tick(220 * MS, [DEAD, FINE]), [Spawn(0)]);
+    assert_eq!(plan.tick(1200 * MS, [unread, FINE]), [Spawn(0)]);
 }

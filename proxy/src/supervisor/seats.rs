@@ -21,7 +21,7 @@ use crate::{
     table::{Gauge, NumberCell, Table},
 };
 
-use super::{plan::Seen, setup::Setup};
+use super::{estates, plan::Seen, setup::Setup};
 
 /// The pools' processes.
 pub struct Seats {
@@ -36,6 +36,12 @@ impl Seats {
         Self { children: [None; SEATS], next_epoch: 1 }
     }
 
+    /// An epoch that no pool has had.
+    pub fn new_epoch(&mut self) -> u32 {
+        self.next_epoch += 1;
+        self.next_epoch - 1
+    }
+
     /// Clones a pool into a seat.
     ///
     /// # Errors
@@ -43,8 +49,7 @@ impl Seats {
     pub fn spawn(&mut self, setup: &Setup, seat: u32) -> io::Result<Child> {
         // Of this attempt alone, also if it fails: its leftovers are swept by epoch, and the other
         // seat's pool must not have the same one.
-        let epoch = self.next_epoch;
-        self.next_epoch += 1;
+        let epoch = self.new_epoch();
         let block = setup.table.seat(seat);
         block.epoch.store(epoch, Relaxed);
         let pool = Pool {
@@ -71,12 +76,13 @@ impl Seats {
     /// What is to be seen of a seat.
     pub fn look(&self, table: &Table, liveness: LivenessMap, seat: u32, now: u64) -> Seen {
         let Some(child) = self.children[seat as usize] else {
-            return Seen { dead: true, ..Seen::default() };
+            return Seen { dead: true, may_start: !estates::is_read(table, seat), ..Seen::default() };
         };
         let workers = table.workers(seat);
         let lapsed = (0..workers.len() as u32).filter(|worker| liveness.deadline(seat, *worker) <= now);
         Seen {
             dead: process::is_dead(child, std::time::Duration::ZERO),
+            may_start: false,
             running: workers.iter().all(|worker| worker.running.load(Relaxed) == 1),
             lapsed: lapsed.fold(0, |mask, worker| mask | 1 << worker),
         }
@@ -161,7 +167,7 @@ fn give(table: &Table, epoch: u32, gifts: &[NumberCell], wanted: &Gauge) {
 }
 
 /// The slots of one worker's listening sockets.
-fn slots(setup: &Setup, seat: u32, worker: u32) -> impl Iterator<Item = u32> + use<> {
+pub fn slots(setup: &Setup, seat: u32, worker: u32) -> impl Iterator<Item = u32> + use<> {
     let workers = setup.config.workers;
     (0..setup.config.listeners.len() as u32).map(move |listener| slot::index(listener, seat, worker, workers))
 }

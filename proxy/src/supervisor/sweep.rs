@@ -1,15 +1,17 @@
-//! Clearing up after a dead pool: its flows are reset and every descriptor that it owned is closed,
-//! and so is what it had opened and not recorded.
+//! The sweep: closing what a dead pool left and nobody adopted, and what it had opened and not
+//! recorded. A connection that was accepted and not recorded is found a worker.
 
 use std::sync::atomic::Ordering::SeqCst;
 
 use proxy_common::lease::SEATS;
 
 use crate::{
+    config::Config,
     sys::{
         Fd,
         fd::{self, close},
-        socket, time,
+        socket::{self, Protocol},
+        time,
     },
     table::{GATE_LIMIT_MS, Kind, State, Table, Tag},
 };
@@ -21,12 +23,10 @@ pub struct Swept {
     pub connections: u64,
     /// UDP flows that were cut.
     pub flows: u64,
-    /// Descriptors that were open and nobody's.
-    pub orphans: u64,
 }
 
-/// Cuts the flows of the pool with `epoch`, which must be dead.
-pub fn cut(table: &Table, seat: u32, epoch: u32) -> Swept {
+/// Cuts and closes what is tagged with `epoch`, whose pool must be dead.
+pub fn cut(table: &Table, epoch: u32) -> Swept {
     let mut swept = Swept::default();
     for (number, cell) in table.tags().iter().enumerate() {
         let (fd, tag) = (Fd::from_raw(number as i32), cell.get());
@@ -54,7 +54,6 @@ pub fn cut(table: &Table, seat: u32, epoch: u32) -> Swept {
         cell.set(Tag::FREE);
         close(fd);
     }
-    clear_gauges(table, seat);
     swept
 }
 
@@ -64,7 +63,8 @@ fn forget(table: &Table, fd: Fd) {
     }
 }
 
-fn clear_gauges(table: &Table, seat: u32) {
+/// Sets a dead pool's gauges to 0; who adopts its flows counts them again.
+pub fn clear_gauges(table: &Table, seat: u32) {
     for worker in 0..table.dimensions().workers as u32 {
         let block = table.worker(seat, worker);
         let gauges =
@@ -77,25 +77,26 @@ fn clear_gauges(table: &Table, seat: u32) {
     }
 }
 
-/// Closes sockets and pipes that no tag names: a pool died between opening and recording them.
-/// Answers how many, or `None` if it took too long (a worker is hung in its window); then it has to
-/// be tried again.
-pub fn close_orphans(table: &Table) -> Option<u64> {
-    // Most numbers are looked at before the gate is closed, for there may be a million of them. One
-    // that a worker is about to record is among the suspects, and is looked at again.
-    let mut suspects = fd::open_numbers().ok()?;
-    suspects.retain(|fd| is_nobodys(table, *fd));
+/// Looks for sockets and pipes that no tag names: a pool died between opening and recording them.
+/// Connections to a listener are recorded as `worker`'s, tagged with `epoch` (which nobody has) and
+/// counted in the answer; everything else is closed. Answers `None` if a worker did not shut its
+/// window in time (it is hung in it); then it has to be tried again.
+pub fn find_orphans(table: &Table, config: &Config, worker: u32, epoch: u32) -> Option<u64> {
+    // The list is made before the gate is closed, for it takes long with many descriptors.
+    let suspects: Vec<Fd> =
+        fd::open_numbers().ok()?.into_iter().filter(|fd| is_nobodys(table, *fd)).collect();
     if suspects.is_empty() {
         return Some(0);
     }
     let gate = &table.supervisor().gate;
     gate.store(1, SeqCst);
-    let orphans = close_behind_gate(table, &suspects, time::monotonic_ms() + GATE_LIMIT_MS);
+    let found = find_behind_gate(table, config, &suspects, worker, epoch);
     gate.store(0, SeqCst);
-    orphans
+    found
 }
 
-fn close_behind_gate(table: &Table, suspects: &[Fd], limit_ms: u64) -> Option<u64> {
+fn find_behind_gate(table: &Table, config: &Config, suspects: &[Fd], worker: u32, epoch: u32) -> Option<u64> {
+    let limit_ms = time::monotonic_ms() + GATE_LIMIT_MS;
     let is_open = |(seat, worker)| table.worker(seat, worker).opening.load(SeqCst) != 0;
     let workers = table.dimensions().workers as u32;
     let all = (0..SEATS as u32).flat_map(|seat| (0..workers).map(move |worker| (seat, worker)));
@@ -107,20 +108,51 @@ fn close_behind_gate(table: &Table, suspects: &[Fd], limit_ms: u64) -> Option<u6
             std::thread::yield_now();
         }
     }
-    let mut orphans = 0;
-    for fd in suspects.iter().copied().filter(|fd| is_nobodys(table, *fd)) {
+    let mut found = 0;
+    for fd in suspects.iter().filter(|fd| is_nobodys(table, **fd)) {
         if time::monotonic_ms() >= limit_ms {
             return None;
         }
-        socket::reset(fd);
-        close(fd);
-        orphans += 1;
+        match listener_of(config, *fd) {
+            Some(listener) if record(table, *fd, worker, listener, epoch) => found += 1,
+            _ => {
+                socket::reset(*fd);
+                close(*fd);
+            }
+        }
     }
-    Some(orphans)
+    Some(found)
 }
 
-/// Whether a number is an open socket or pipe without a tag.
+/// Open, a socket or a pipe (supervisor and control's own are tagged, or of other kinds), and untagged.
 fn is_nobodys(table: &Table, fd: Fd) -> bool {
-    let has_no_tag = table.tag(fd).is_some_and(|cell| cell.get() == Tag::FREE);
-    has_no_tag && matches!(fd::kind(fd), Some(fd::Kind::Socket | fd::Kind::Pipe))
+    table.tag(fd).is_some_and(|cell| cell.get() == Tag::FREE)
+        && matches!(fd::kind(fd), Some(fd::Kind::Socket | fd::Kind::Pipe))
+}
+
+/// The listener that a socket was accepted at, if it is a live connection of one.
+fn listener_of(config: &Config, fd: Fd) -> Option<u32> {
+    let state = socket::tcp_state(fd).ok()?;
+    if !matches!(state, socket::ESTABLISHED | socket::CLOSE_WAIT) {
+        return None;
+    }
+    let local = socket::local_address(fd).ok()?;
+    let accepts = |address: std::net::SocketAddr| {
+        let is_there = address.ip().is_unspecified() || address.ip() == local.ip().to_canonical();
+        address.port() == local.port() && is_there
+    };
+    let listeners = config.listeners.iter().map(|listener| listener.address);
+    (0..)
+        .zip(listeners)
+        .find(|(_, listener)| listener.protocol == Protocol::Tcp && accepts(listener.address))
+        .map(|(number, _)| number)
+}
+
+fn record(table: &Table, fd: Fd, worker: u32, listener: u32, epoch: u32) -> bool {
+    let (Some(record), Some(cell)) = (table.record(fd), table.tag(fd)) else {
+        return false;
+    };
+    record.begin(State::Accepted, worker, listener, time::monotonic_ms() as u32);
+    cell.set(Tag::new(Kind::Client, epoch));
+    true
 }

@@ -254,6 +254,23 @@ pub fn tcp_info(socket: Fd) -> io::Result<libc::tcp_info> {
     }
 }
 
+/// TCP states (include/net/tcp_states.h).
+pub const ESTABLISHED: u8 = 1;
+/// Waiting for the answer to our SYN.
+pub const SYN_SENT: u8 = 2;
+/// Never connected, reset, or over.
+pub const CLOSED: u8 = 7;
+/// The peer has sent its end.
+pub const CLOSE_WAIT: u8 = 8;
+
+/// The state of a TCP socket.
+///
+/// # Errors
+/// Not a TCP socket.
+pub fn tcp_state(socket: Fd) -> io::Result<u8> {
+    tcp_info(socket).map(|info| info.tcpi_state)
+}
+
 /// The local address of a socket.
 ///
 /// # Errors

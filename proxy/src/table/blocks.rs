@@ -62,7 +62,7 @@ impl FailoverReason {
 /// Why an established flow was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LostReason {
-    /// Its pool died.
+    /// Its pool died, and what it left of the flow made no sense or could not be given to anybody.
     PoolDied,
 }
 
@@ -78,7 +78,9 @@ pub enum TakeoverStage {
     Fence,
     /// Handing its listening sockets to the other pool.
     Queues,
-    /// Closing what it left.
+    /// From its death until the other pool has adopted its flows.
+    Adopt,
+    /// Closing what nobody adopted.
     Sweep,
     /// From death to a new pool that is ready.
     Reseat,
@@ -86,8 +88,13 @@ pub enum TakeoverStage {
 
 impl TakeoverStage {
     /// All, with their label values.
-    pub const ALL: [(Self, &'static str); 4] =
-        [(Self::Fence, "fence"), (Self::Queues, "queues"), (Self::Sweep, "sweep"), (Self::Reseat, "reseat")];
+    pub const ALL: [(Self, &'static str); 5] = [
+        (Self::Fence, "fence"),
+        (Self::Queues, "queues"),
+        (Self::Adopt, "adopt"),
+        (Self::Sweep, "sweep"),
+        (Self::Reseat, "reseat"),
+    ];
 }
 
 /// How far draining has come.
@@ -143,7 +150,7 @@ pub struct SupervisorBlock {
     /// Pools whose work the other pool took over.
     pub takeovers: Counter,
     /// By [`TakeoverStage`].
-    pub takeover_duration: [Histogram; 4],
+    pub takeover_duration: [Histogram; 5],
     /// TCP connections lost, by [`LostReason`].
     pub lost_tcp: [Counter; 1],
     /// UDP flows lost, by [`LostReason`].
@@ -164,6 +171,92 @@ impl SupervisorBlock {
     pub fn set_drain(&self, state: DrainState) {
         self.drain.store(state as u32, Release);
     }
+}
+
+/// How far a worker has come with an [`Estate`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum EstateStage {
+    /// There is none.
+    None = 0,
+    /// Left to this worker, which has not adopted it yet.
+    Left = 1,
+    /// Its flows are this worker's; their events still come by the dead worker's epoll set.
+    Adopted = 2,
+}
+
+/// What a dead worker has left to a live one: its flows, by epoch and worker number, and the epoll
+/// set that they are registered with. The supervisor fills an empty one in, the worker empties it.
+#[repr(C)]
+#[derive(Debug, FromZeros, KnownLayout)]
+pub struct Estate {
+    stage: AtomicU32,
+    /// The dead pool's epoch.
+    pub epoch: AtomicU32,
+    /// The dead pool's seat, whose event buffers say what was to be done.
+    pub seat: AtomicU32,
+    /// The dead worker's epoll set; 0 for none.
+    pub set: NumberCell,
+    /// Workers that it has been left to so far.
+    pub heirs: AtomicU32,
+}
+
+impl Estate {
+    /// How far the worker has come.
+    pub fn stage(&self) -> EstateStage {
+        match self.stage.load(Acquire) {
+            1 => EstateStage::Left,
+            2 => EstateStage::Adopted,
+            _ => EstateStage::None,
+        }
+    }
+
+    /// Sets it, after everything that was written before.
+    pub fn set_stage(&self, stage: EstateStage) {
+        self.stage.store(stage as u32, Release);
+    }
+
+    /// Leaves an estate here, if there is none yet. Answers whether it was left.
+    pub fn leave(&self, epoch: u32, seat: u32, set: Fd, heirs: u32) -> bool {
+        if self.stage() != EstateStage::None {
+            return false;
+        }
+        self.epoch.store(epoch, Release);
+        self.seat.store(seat, Release);
+        self.set.set(set.raw());
+        self.heirs.store(heirs, Release);
+        self.set_stage(EstateStage::Left);
+        true
+    }
+}
+
+/// What an adopted flow was about, for counting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdoptedState {
+    /// TCP: accepted, not connecting yet.
+    Accepted,
+    /// TCP: connecting to a server.
+    Connecting,
+    /// TCP: nothing in flight.
+    Idle,
+    /// TCP: bytes in flight or to be moved, or one side ended.
+    Busy,
+    /// TCP: being closed.
+    Closing,
+    /// A UDP flow.
+    Udp,
+}
+
+impl AdoptedState {
+    /// All, with their label values: protocol and state.
+    pub const ALL: [(Self, &'static str, &'static str); 6] = [
+        (Self::Accepted, "tcp", "accepted"),
+        (Self::Connecting, "tcp", "connecting"),
+        (Self::Idle, "tcp", "idle"),
+        (Self::Busy, "tcp", "busy"),
+        (Self::Closing, "tcp", "closing"),
+        (Self::Udp, "udp", "established"),
+    ];
 }
 
 /// Written by the supervisor, one a seat.
@@ -222,4 +315,8 @@ pub struct WorkerBlock {
     pub pipe_waits: Counter,
     /// Connections accepted.
     pub accepted: Counter,
+    /// Flows adopted, by [`AdoptedState`].
+    pub adopted: [Counter; 6],
+    /// What dead workers have left to this one.
+    pub estates: [Estate; 16],
 }

@@ -11,8 +11,8 @@ mod tag;
 mod window;
 
 pub use blocks::{
-    DrainState, FailoverReason, LostReason, NumberCell, PoolState, SeatBlock, SupervisorBlock, TakeoverStage,
-    WorkerBlock,
+    AdoptedState, DrainState, Estate, EstateStage, FailoverReason, LostReason, NumberCell, PoolState,
+    SeatBlock, SupervisorBlock, TakeoverStage, WorkerBlock,
 };
 pub use counters::{
     ConnectFailure, Counter, DropReason, Gauge, HISTOGRAM_BOUNDS_MS, Histogram, ListenerCounters, Rejection,
@@ -29,6 +29,9 @@ use proxy_common::lease::SEATS;
 
 /// Layout version of everything in here; an upgrade compares it.
 pub const VERSION: u32 = 1;
+
+/// Event buffers of a worker.
+pub const EVENT_BUFFERS: usize = 2;
 
 /// How many of each thing the table has room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +77,7 @@ impl Layout {
         let listeners = part(size_of::<ListenerCounters>(), all_workers * listeners);
         let server_counters = part(size_of::<ServerCounters>(), all_workers * servers);
         let servers = part(size_of::<ServerState>(), servers);
-        let events = part(size_of::<EventBuffer>(), all_workers);
+        let events = part(size_of::<[EventBuffer; EVENT_BUFFERS]>(), all_workers);
         let tags = part(size_of::<TagCell>(), descriptors);
         let records = part(size_of::<Record>(), descriptors);
         Self { seats, workers, listeners, server_counters, servers, events, tags, records, end }
@@ -145,8 +148,8 @@ impl Table {
         self.memory.slice(self.layout.servers, self.dimensions.servers)
     }
 
-    /// A worker's event buffer.
-    pub fn events(&self, seat: u32, worker: u32) -> &'static EventBuffer {
+    /// A worker's event buffers: of its own epoll set, and of adopted ones.
+    pub fn events(&self, seat: u32, worker: u32) -> &'static [EventBuffer; EVENT_BUFFERS] {
         &self.memory.slice(self.layout.events, self.all_workers())[self.lane(seat, worker)]
     }
 

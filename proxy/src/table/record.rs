@@ -52,6 +52,8 @@ pub mod flag {
     pub const MORE: u32 = 1 << 2;
     /// We reset the flow ourselves, or are about to.
     pub const RESET: u32 = 1 << 4;
+    /// The flow was adopted: a dead worker may have taken the error off one of its sockets.
+    pub const ADOPTED: u32 = 1 << 5;
 
     /// A per-direction flag.
     pub const fn of(flag: u32, direction: Direction) -> u32 {

@@ -1,7 +1,7 @@
 //! Failovers, takeovers, and what was lost.
 
 use super::{super::view::View, family::Family};
-use crate::table::{FailoverReason, LostReason, TakeoverStage};
+use crate::table::{AdoptedState, FailoverReason, LostReason, TakeoverStage};
 
 pub fn families(view: &View<'_>) -> Vec<Family> {
     let block = view.table.supervisor();
@@ -29,5 +29,13 @@ pub fn families(view: &View<'_>) -> Vec<Family> {
             lost.add(&[("protocol", protocol), ("reason", label)], counts[reason as usize].get() as f64);
         }
     }
-    vec![failovers, takeovers, stages, lost]
+    let mut adopted = Family::counter(
+        "proxy_adopted_flows_total",
+        "TCP connections and UDP flows that were carried on after the death of their pool, by what they were about.",
+    );
+    for (state, protocol, label) in AdoptedState::ALL {
+        let count = view.table.sum_workers(|worker| worker.adopted[state as usize].get());
+        adopted.add(&[("protocol", protocol), ("state", label)], count as f64);
+    }
+    vec![failovers, takeovers, stages, adopted, lost]
 }

@@ -92,7 +92,13 @@ impl Tcp {
     }
 
     /// Counts a failed server and forgets the connection to it.
-    fn give_up(&mut self, lane: &Lane, record: &'static Record, failure: ConnectFailure, now_ms: u32) {
+    pub(super) fn give_up(
+        &mut self,
+        lane: &Lane,
+        record: &'static Record,
+        failure: ConnectFailure,
+        now_ms: u32,
+    ) {
         if let Some(server) = record.server() {
             let counters = lane.server(server);
             counters.failures[failure as usize].add(1);
@@ -148,7 +154,7 @@ fn open_window(lane: &Lane) -> Option<Window<'static>> {
     }
 }
 
-fn runs_out(lane: &Lane, record: &Record) -> u32 {
+pub(super) fn runs_out(lane: &Lane, record: &Record) -> u32 {
     record.opened_ms().wrapping_add(millis(lane.config.connect_timeout))
 }
 
@@ -156,7 +162,7 @@ fn millis(duration: Duration) -> u32 {
     duration.as_millis().min(u128::from(u32::MAX / 4)) as u32
 }
 
-fn classify(error: &io::Error) -> ConnectFailure {
+pub(super) fn classify(error: &io::Error) -> ConnectFailure {
     match error.raw_os_error() {
         Some(libc::ECONNREFUSED) => ConnectFailure::Refused,
         Some(libc::ETIMEDOUT) => ConnectFailure::Timeout,

@@ -37,7 +37,7 @@ impl Tcp {
         self.close(lane, client, record);
     }
 
-    fn close(&mut self, lane: &Lane, client: Fd, record: &'static Record) {
+    pub(super) fn close(&mut self, lane: &Lane, client: Fd, record: &'static Record) {
         record.set_state(State::Closing);
         for direction in Direction::BOTH {
             if let Holder::Pipe(pipe) = record.holder(direction) {

@@ -13,6 +13,8 @@ use crate::{
     table::{Direction, Holder, Record},
 };
 
+use super::adopt::is_reset;
+
 /// Bytes that one half may move in one turn, so that a turn stays far below the lease.
 const BUDGET: usize = 384 << 10;
 /// Most bytes of one fill.
@@ -98,13 +100,20 @@ impl Half<'_> {
     /// Source to pipe, which is empty: so "not now" can only mean that the source is dry.
     fn fill(&self, pipe: Fd, most: usize, probe: bool) -> io::Result<Fill> {
         match splice(self.source, pipe, most) {
-            Ok(0) if readable(self.source)? == 0 => Ok(Fill::End),
+            Ok(0) if readable(self.source)? == 0 => self.end(),
             Ok(0) => self.pass_urgent_byte(pipe),
             Ok(count) => Ok(Fill::Bytes(count)),
             Err(error) if !would_block(&error) => Err(error),
             Err(_) if probe => self.pass_urgent_byte(pipe),
             Err(_) => Ok(Fill::Dry),
         }
+    }
+
+    fn end(&self) -> io::Result<Fill> {
+        if is_reset(self.record, self.direction, self.source) {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        Ok(Fill::End)
     }
 
     /// Pipe to sink, `residue` bytes. Answers false if the sink takes no more for now.

@@ -2,6 +2,7 @@
 //! of both. All state of a connection is its record; what is kept here is a list of to-dos.
 
 mod accept;
+mod adopt;
 mod connect;
 mod end;
 mod half;
@@ -14,6 +15,7 @@ use crate::{
 };
 
 use super::{Lane, pipes::Pipes, token::Token};
+pub use adopt::migrate;
 use half::{Half, Outcome};
 
 /// A half that waits for its next turn. The generation tells whether the number still names the
@@ -73,7 +75,10 @@ impl Tcp {
         let Some(record) = own_record(lane, client, generation) else {
             return;
         };
-        record.touch(now_ms);
+        // A set tells of a socket once when it is registered: being writable is no activity.
+        if mask & !epoll::OUT != 0 {
+            record.touch(now_ms);
+        }
         match (record.state(), direction) {
             (State::Connecting, Direction::Down) => self.on_connect(lane, client, record, mask, now_ms),
             (State::Connecting | State::Accepted, _) => {

@@ -191,6 +191,16 @@ fn open(lane: &Lane, key: Key, server: u32, now_ms: u32) -> io::Result<Fd> {
     result.inspect_err(|_| close(fd))
 }
 
+/// Moves a flow's registration from dead workers' epoll sets to this worker's own.
+pub fn migrate(lane: &Lane, fd: Fd, from: &[Fd]) {
+    let is_own = |record: &&'static Record| record.worker() == lane.worker;
+    let Some(record) = lane.table.record(fd).filter(is_own) else { return };
+    let token = Token::UdpFlow { fd, generation: record.generation() };
+    // EEXIST: it is there already.
+    let _ = epoll::add(lane.set, fd, epoll::IN | epoll::ERR, token.encode());
+    from.iter().for_each(|set| epoll::remove(*set, fd));
+}
+
 fn note_failure(lane: &Lane, server: u32, failure: ConnectFailure, now_ms: u32) {
     lane.server(server).failures[failure as usize].add(1);
     if let Some(state) = lane.table.servers().get(server as usize) {

@@ -19,6 +19,7 @@ use std::{
 
 use chosen::Chosen;
 use fault::Fault;
+pub use flows::migrate;
 use flows::{Flows, Key};
 use forward::{Way, forward};
 

@@ -56,7 +56,7 @@ impl World {
 
     /// One round of the worker's loop.
     pub fn turn(&mut self) {
-        let events = self.lane.table.events(0, 0);
+        let events = &self.lane.table.events(0, 0)[0];
         for index in 0..events.wait(self.lane.set, 1).unwrap() {
             match Token::decode(events.get(index).data).unwrap() {
                 Token::Listener(slot) => {

@@ -1,0 +1,144 @@
+//! Adopting what dead pools' workers have left to this one. Every step can be repeated: this worker
+//! may die in the middle, and then its heir does it all again.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::{
+    relay::{tcp, token::Token, udp},
+    sys::{Fd, epoll, fd::close},
+    table::{AdoptedState, Estate, EstateStage, Kind, Tag},
+};
+
+use super::worker::Worker;
+
+impl Worker {
+    /// Adopts every estate that was left to this worker.
+    pub(super) fn adopt(&mut self) {
+        let estates = &self.lane.block().estates;
+        let is_left = |estate: &&Estate| estate.stage() == EstateStage::Left;
+        if !estates.iter().any(|estate| is_left(&estate)) {
+            return;
+        }
+        let dead: Vec<u32> =
+            estates.iter().filter(is_left).map(|estate| estate.epoch.load(Relaxed)).collect();
+        self.nest_sets();
+        self.adopt_flows(&dead);
+        for estate in estates.iter().filter(is_left) {
+            self.replay(estate);
+        }
+        for estate in estates.iter().filter(is_left) {
+            let has_set = estate.set.get() > 0;
+            estate.set_stage(if has_set { EstateStage::Adopted } else { EstateStage::None });
+        }
+        // One whole walk over the tags from here on moves all registrations.
+        self.migrating_from = None;
+    }
+
+    /// Puts the dead workers' epoll sets into this worker's own, side by side: the kernel allows
+    /// only a few levels of sets in sets (`EP_MAX_NESTS`, fs/eventpoll.c).
+    fn nest_sets(&self) {
+        let estates = &self.lane.block().estates;
+        let sets: Vec<(u32, Fd)> = (0..)
+            .zip(estates)
+            .filter(|(_, estate)| estate.stage() != EstateStage::None && estate.set.get() > 0)
+            .map(|(index, estate)| (index, estate.set.fd()))
+            .collect();
+        for (index, set) in &sets {
+            sets.iter().filter(|(_, inner)| inner != set).for_each(|(_, inner)| epoll::remove(*set, *inner));
+            // EEXIST: nested already.
+            let _ = epoll::add(self.lane.set, *set, epoll::IN, Token::Estate(*index).encode());
+        }
+    }
+
+    fn adopt_flows(&mut self, dead: &[u32]) {
+        let now_ms = self.now_ms();
+        for (number, cell) in self.lane.table.tags().iter().enumerate() {
+            let (fd, tag) = (Fd::from_raw(number as i32), cell.get());
+            if !dead.contains(&tag.epoch) {
+                continue;
+            }
+            let adopted = match tag.kind {
+                Kind::Client => self.tcp.adopt(&self.lane, fd, dead, now_ms),
+                Kind::UdpFlow => self.adopt_udp(fd),
+                _ => None,
+            };
+            if let Some(state) = adopted {
+                self.lane.block().adopted[state as usize].add(1);
+            }
+            self.beat_now_and_then(number);
+        }
+    }
+
+    fn adopt_udp(&mut self, fd: Fd) -> Option<AdoptedState> {
+        let lane = &self.lane;
+        let record = lane.table.record(fd).filter(|record| record.worker() == lane.worker)?;
+        lane.table.tag(fd)?.set(Tag::new(Kind::UdpFlow, lane.epoch));
+        let is_sound = record.server().is_some_and(|server| (server as usize) < lane.config.servers.len());
+        (is_sound && self.udp.adopt(lane, fd)).then_some(AdoptedState::Udp)
+    }
+
+    /// Gives the flows a turn whose events the dead worker had taken from the kernel: it may not
+    /// have come to them. Old entries are harmless.
+    fn replay(&mut self, estate: &Estate) {
+        let seat = estate.seat.load(Relaxed);
+        if seat as usize >= proxy_common::lease::SEATS {
+            return;
+        }
+        for buffer in self.lane.table.events(seat, self.lane.worker) {
+            for index in 0..epoll::BATCH {
+                let event = buffer.get(index);
+                if let Some(token @ (Token::Client { .. } | Token::Upstream { .. })) =
+                    Token::decode(event.data)
+                {
+                    self.dispatch(token, event.mask);
+                }
+                self.beat_now_and_then(index);
+            }
+        }
+    }
+
+    /// Handles what a dead worker's epoll set has to tell.
+    pub(super) fn on_estate(&mut self, index: u32) {
+        let Some(estate) = self.lane.block().estates.get(index as usize) else { return };
+        if estate.stage() == EstateStage::None {
+            return;
+        }
+        let Ok(count) = self.events[1].wait(estate.set.fd(), 0) else { return };
+        for index in 0..count {
+            let event = self.events[1].get(index);
+            match Token::decode(event.data) {
+                None | Some(Token::Estate(_) | Token::Bell) => {}
+                Some(token) => self.dispatch(token, event.mask),
+            }
+            self.beat_now_and_then(index);
+        }
+    }
+
+    /// The sets whose registrations are to be moved to this worker's own.
+    pub(super) fn adopted_sets(&self) -> Vec<Fd> {
+        let is_adopted = |estate: &&Estate| estate.stage() == EstateStage::Adopted;
+        self.lane.block().estates.iter().filter(is_adopted).map(|estate| estate.set.fd()).collect()
+    }
+
+    /// Moves one flow's registrations.
+    pub(super) fn migrate(&self, fd: Fd, kind: Kind, from: &[Fd]) {
+        match kind {
+            Kind::Client => tcp::migrate(&self.lane, fd, from),
+            Kind::UdpFlow => udp::migrate(&self.lane, fd, from),
+            _ => {}
+        }
+    }
+
+    /// After a whole walk nothing is registered with the adopted sets any more.
+    pub(super) fn close_adopted_sets(&self, moved: &[Fd]) {
+        let estates = self.lane.block().estates.iter();
+        for estate in estates.filter(|estate| estate.stage() == EstateStage::Adopted) {
+            let set = estate.set.fd();
+            if moved.contains(&set) {
+                epoll::remove(self.lane.set, set);
+                estate.set_stage(EstateStage::None);
+                close(set);
+            }
+        }
+    }
+}

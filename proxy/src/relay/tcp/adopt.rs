@@ -1,0 +1,214 @@
+//! Taking over a dead worker's connections. Nothing here trusts the record: what does not fit
+//! together loses its own connection and no other.
+
+use crate::{
+    relay::{Lane, token::Token},
+    sys::{Fd, epoll, pipe, socket},
+    table::{AdoptedState, Direction, Holder, Kind, Record, State, Tag, flag},
+};
+
+use super::{Deadline, Tcp, Turn, connect, other};
+
+/// The epochs of dead pools whose flows this worker is adopting.
+pub type DeadEpochs = [u32];
+
+impl Tcp {
+    /// Takes over the connection at `client`, which is tagged with a dead pool's epoch, if it was the
+    /// dead worker's of the same number. An idle one costs no system call. Answers what it was
+    /// about; `None` if there was no connection, or none that made sense.
+    pub fn adopt(&mut self, lane: &Lane, client: Fd, dead: &DeadEpochs, now_ms: u32) -> Option<AdoptedState> {
+        let record = lane.table.record(client)?;
+        if record.worker() != lane.worker {
+            return None;
+        }
+        if record.state() == State::Free {
+            // It died between forgetting the connection and closing it.
+            lane.close(client);
+            return None;
+        }
+        let is_sound = take_holders(lane, record, dead)
+            & take_upstream(lane, record, dead)
+            & has_known_numbers(lane, record);
+        lane.table.tag(client)?.set(Tag::new(Kind::Client, lane.epoch));
+        self.count_in(lane, record);
+        record.set(flag::ADOPTED);
+        if !is_sound {
+            self.reset(lane, client, record);
+            return None;
+        }
+        Some(self.go_on(lane, client, record, now_ms))
+    }
+
+    fn go_on(&mut self, lane: &Lane, client: Fd, record: &'static Record, now_ms: u32) -> AdoptedState {
+        let was_reset = record.has(flag::RESET);
+        match record.state() {
+            State::Established if !was_reset => self.go_on_relaying(lane, client, record),
+            State::Connecting if !was_reset => {
+                self.go_on_connecting(lane, client, record, now_ms);
+                AdoptedState::Connecting
+            }
+            State::Accepted if !was_reset => {
+                let token = Token::Client { fd: client, generation: record.generation() };
+                // EEXIST cannot be: this worker's set has never seen it. If the dead one's has, both tell.
+                let _ = epoll::add(lane.set, client, epoll::FLOW, token.encode());
+                self.drop_upstream(lane, record);
+                self.connect(lane, client, record, now_ms);
+                AdoptedState::Accepted
+            }
+            _ if was_reset => {
+                self.reset(lane, client, record);
+                AdoptedState::Closing
+            }
+            _ => {
+                self.close(lane, client, record);
+                AdoptedState::Closing
+            }
+        }
+    }
+
+    fn go_on_relaying(&mut self, lane: &Lane, client: Fd, record: &'static Record) -> AdoptedState {
+        let Some(upstream) = record.upstream() else {
+            self.reset(lane, client, record);
+            return AdoptedState::Closing;
+        };
+        let generation = record.generation();
+        let mut state = AdoptedState::Idle;
+        for direction in Direction::BOTH {
+            let sink = if direction == Direction::Up { upstream } else { client };
+            if record.has(flag::of(flag::SHUT, direction)) {
+                // The flag comes before the shutdown, which may be missing; twice is harmless.
+                self.pass_end(lane, client, record, direction, sink);
+                state = AdoptedState::Busy;
+                if record.generation() != generation || record.state() != State::Established {
+                    return state;
+                }
+            }
+            if record.holder(direction) != Holder::None || record.has(flag::of(flag::MORE, direction)) {
+                self.turns.push_back(Turn { client, generation, direction });
+                state = AdoptedState::Busy;
+            }
+        }
+        state
+    }
+
+    fn go_on_connecting(&mut self, lane: &Lane, client: Fd, record: &'static Record, now_ms: u32) {
+        let Some(upstream) = record.upstream() else {
+            self.connect(lane, client, record, now_ms);
+            return;
+        };
+        match socket::tcp_state(upstream) {
+            Ok(socket::SYN_SENT) => {
+                let token = Token::Upstream { client, generation: record.generation() };
+                // The dead worker may not have come to it.
+                let _ = epoll::add(lane.set, upstream, epoll::FLOW, token.encode());
+                let at_ms = connect::runs_out(lane, record);
+                self.connecting.push_front(Deadline { client, generation: record.generation(), at_ms });
+            }
+            Ok(socket::CLOSED) | Err(_) => {
+                if let Some(error) = socket::take_error(upstream) {
+                    self.give_up(lane, record, connect::classify(&error), now_ms);
+                } else {
+                    self.drop_upstream(lane, record);
+                }
+                self.connect(lane, client, record, now_ms);
+            }
+            Ok(_) => {
+                let token = Token::Upstream { client, generation: record.generation() };
+                let _ = epoll::add(lane.set, upstream, epoll::FLOW, token.encode());
+                self.on_connect(lane, client, record, epoll::OUT, now_ms);
+            }
+        }
+    }
+
+    /// Forgets an upstream connection that is no server's fault.
+    fn drop_upstream(&mut self, lane: &Lane, record: &'static Record) {
+        if let Some(server) = record.server() {
+            lane.server(server).open.down();
+            record.set_server(None);
+        }
+        if let Some(upstream) = record.upstream() {
+            record.set_upstream(None);
+            lane.close(upstream);
+        }
+    }
+
+    fn count_in(&mut self, lane: &Lane, record: &Record) {
+        lane.block().connections.up();
+        lane.listener(record.listener()).open.up();
+        if let Some(server) = record.server() {
+            lane.server(server).open.up();
+        }
+        for direction in Direction::BOTH {
+            if let Holder::Pipe(_) = record.holder(direction) {
+                self.pipes.note_adopted(lane);
+            }
+        }
+    }
+}
+
+/// Makes the pipes that a record names this worker's. False if it names what was no dead pool's pipe.
+fn take_holders(lane: &Lane, record: &Record, dead: &DeadEpochs) -> bool {
+    let take_one = |direction| match record.holder(direction) {
+        Holder::None => true,
+        Holder::Pipe(pipe) if take(lane, pipe, Kind::Pipe, dead) => pipe::readable(pipe).is_ok(),
+        Holder::Pipe(_) => {
+            record.set_holder(direction, Holder::None);
+            false
+        }
+    };
+    take_one(Direction::Up) & take_one(Direction::Down)
+}
+
+/// The same for the upstream socket. A record that names one without a tag is about to open it.
+fn take_upstream(lane: &Lane, record: &Record, dead: &DeadEpochs) -> bool {
+    match record.upstream() {
+        None => record.state() != State::Established,
+        Some(upstream) if take(lane, upstream, Kind::Upstream, dead) => true,
+        Some(_) => {
+            record.set_upstream(None);
+            matches!(record.state(), State::Accepted | State::Closing)
+        }
+    }
+}
+
+fn has_known_numbers(lane: &Lane, record: &Record) -> bool {
+    let is_known = |server: u32| (server as usize) < lane.config.servers.len();
+    let knows_server = record.server().is_none_or(is_known);
+    if !knows_server {
+        record.set_server(None);
+    }
+    knows_server && (record.listener() as usize) < lane.config.listeners.len()
+}
+
+fn take(lane: &Lane, fd: Fd, kind: Kind, dead: &DeadEpochs) -> bool {
+    let Some(cell) = lane.table.tag(fd) else { return false };
+    let tag = cell.get();
+    let is_left = tag.kind == kind && dead.contains(&tag.epoch);
+    if is_left {
+        cell.set(Tag::new(kind, lane.epoch));
+    }
+    is_left
+}
+
+/// Moves a connection's registrations from dead workers' epoll sets to this worker's own.
+pub fn migrate(lane: &Lane, client: Fd, from: &[Fd]) {
+    let Some(record) = lane.table.record(client) else { return };
+    if record.worker() != lane.worker || matches!(record.state(), State::Free | State::Closing) {
+        return;
+    }
+    let generation = record.generation();
+    let upstream = record.upstream().map(|fd| (fd, Token::Upstream { client, generation }));
+    for (fd, token) in upstream.into_iter().chain([(client, Token::Client { fd: client, generation })]) {
+        // EEXIST: it is there already.
+        let _ = epoll::add(lane.set, fd, epoll::FLOW, token.encode());
+        from.iter().for_each(|set| epoll::remove(*set, fd));
+    }
+}
+
+/// Whether a source that reads as ended was reset: a dead worker may have taken the error off it,
+/// and then only its state tells. A socket that we have shut down too may well be closed.
+pub(super) fn is_reset(record: &Record, direction: Direction, source: Fd) -> bool {
+    record.has(flag::ADOPTED)
+        && !record.has(flag::of(flag::SHUT, other(direction)))
+        && socket::tcp_state(source).is_ok_and(|state| state == socket::CLOSED)
+}
