@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::{
-    relay::{tcp, token::Token, udp},
+    relay::{token::Token, udp},
     sys::{Fd, epoll, fd::close},
     table::{AdoptedState, Estate, EstateStage, Kind, Tag},
 };
@@ -121,9 +121,9 @@ impl Worker {
     }
 
     /// Moves one flow's registrations.
-    pub(super) fn migrate(&self, fd: Fd, kind: Kind, from: &[Fd]) {
+    pub(super) fn migrate(&mut self, fd: Fd, kind: Kind, from: &[Fd]) {
         match kind {
-            Kind::Client => tcp::migrate(&self.lane, fd, from),
+            Kind::Client => self.tcp.migrate(&self.lane, fd, from),
             Kind::UdpFlow => udp::migrate(&self.lane, fd, from),
             _ => {}
         }

@@ -18,6 +18,7 @@ pub mod process;
 pub mod signal;
 pub mod socket;
 pub mod socket_memory;
+pub mod stream;
 pub mod time;
 pub mod udp;
 pub mod urgent;

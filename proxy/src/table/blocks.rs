@@ -317,6 +317,10 @@ pub struct WorkerBlock {
     pub accepted: Counter,
     /// Flows adopted, by [`AdoptedState`].
     pub adopted: [Counter; 6],
+    /// Directions of adopted connections whose stream positions did not agree.
+    pub audit_mismatches: Counter,
+    /// Directions of adopted connections that were audited.
+    pub audits: Counter,
     /// What dead workers have left to this one.
     pub estates: [Estate; 16],
 }

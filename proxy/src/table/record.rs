@@ -54,6 +54,8 @@ pub mod flag {
     pub const RESET: u32 = 1 << 4;
     /// The flow was adopted: a dead worker may have taken the error off one of its sockets.
     pub const ADOPTED: u32 = 1 << 5;
+    /// The flow was adopted and its stream positions were not compared yet.
+    pub const UNAUDITED: u32 = 1 << 6;
 
     /// A per-direction flag.
     pub const fn of(flag: u32, direction: Direction) -> u32 {

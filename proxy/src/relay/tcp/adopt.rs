@@ -3,11 +3,15 @@
 
 use crate::{
     relay::{Lane, token::Token},
-    sys::{Fd, epoll, pipe, socket},
+    sys::{Fd, epoll, pipe, socket, urgent, would_block},
     table::{AdoptedState, Direction, Holder, Kind, Record, State, Tag, flag},
 };
 
-use super::{Deadline, Tcp, Turn, connect, other};
+use super::{
+    Deadline, Tcp, Turn, connect,
+    other,
+    positions::{self, Finding},
+};
 
 /// The epochs of dead pools whose flows this worker is adopting.
 pub type DeadEpochs = [u32];
@@ -31,7 +35,7 @@ impl Tcp {
             & has_known_numbers(lane, record);
         lane.table.tag(client)?.set(Tag::new(Kind::Client, lane.epoch));
         self.count_in(lane, record);
-        record.set(flag::ADOPTED);
+        record.set(flag::ADOPTED | flag::UNAUDITED);
         if !is_sound {
             self.reset(lane, client, record);
             return None;
@@ -84,11 +88,55 @@ impl Tcp {
                 }
             }
             if record.holder(direction) != Holder::None || record.has(flag::of(flag::MORE, direction)) {
+                if !self.audit(lane, client, record) {
+                    return AdoptedState::Busy;
+                }
                 self.turns.push_back(Turn { client, generation, direction });
                 state = AdoptedState::Busy;
             }
         }
         state
+    }
+
+    /// Compares the stream positions of an adopted connection, once. Answers false if they do not
+    /// agree; then it was reset: a broken connection is better than a corrupt one.
+    pub(super) fn audit(&mut self, lane: &Lane, client: Fd, record: &'static Record) -> bool {
+        let (true, Some(upstream)) = (record.has(flag::UNAUDITED), record.upstream()) else {
+            return true;
+        };
+        record.clear(flag::UNAUDITED);
+        for direction in Direction::BOTH {
+            let (source, sink) = match direction {
+                Direction::Up => (client, upstream),
+                Direction::Down => (upstream, client),
+            };
+            lane.block().audits.add(1);
+            match positions::audit(record, direction, source, sink) {
+                Ok(Finding::Whole | Finding::Broken) => {}
+                // Too busy to be read: it is not the one that died.
+                Err(error) if would_block(&error) => {}
+                Ok(Finding::UrgentTwice) => drop(urgent::take(source)),
+                Ok(Finding::Mismatch { read, residue, written }) => {
+                    let listener = record.listener();
+                    tracing::error!(
+                        ?direction,
+                        listener,
+                        read,
+                        residue,
+                        written,
+                        "stream positions of an adopted connection do not agree: it is reset"
+                    );
+                    lane.block().audit_mismatches.add(1);
+                    self.reset(lane, client, record);
+                    return false;
+                }
+                Err(_) => {
+                    self.reset(lane, client, record);
+                    return false;
+                }
+            }
+        }
+        true
     }
 
     fn go_on_connecting(&mut self, lane: &Lane, client: Fd, record: &'static Record, now_ms: u32) {
@@ -190,12 +238,22 @@ fn take(lane: &Lane, fd: Fd, kind: Kind, dead: &DeadEpochs) -> bool {
     is_left
 }
 
-/// Moves a connection's registrations from dead workers' epoll sets to this worker's own.
-pub fn migrate(lane: &Lane, client: Fd, from: &[Fd]) {
-    let Some(record) = lane.table.record(client) else { return };
-    if record.worker() != lane.worker || matches!(record.state(), State::Free | State::Closing) {
-        return;
+impl Tcp {
+    /// Moves a connection's registrations from dead workers' epoll sets to this worker's own, and
+    /// audits it if that was not done at once.
+    pub fn migrate(&mut self, lane: &Lane, client: Fd, from: &[Fd]) {
+        let Some(record) = lane.table.record(client).filter(|record| record.worker() == lane.worker) else {
+            return;
+        };
+        let is_open = matches!(record.state(), State::Accepted | State::Connecting | State::Established);
+        if !is_open || (record.state() == State::Established && !self.audit(lane, client, record)) {
+            return;
+        }
+        move_registrations(lane, client, record, from);
     }
+}
+
+fn move_registrations(lane: &Lane, client: Fd, record: &Record, from: &[Fd]) {
     let generation = record.generation();
     let upstream = record.upstream().map(|fd| (fd, Token::Upstream { client, generation }));
     for (fd, token) in upstream.into_iter().chain([(client, Token::Client { fd: client, generation })]) {

@@ -6,6 +6,7 @@ mod adopt;
 mod connect;
 mod end;
 mod half;
+mod positions;
 
 use std::collections::VecDeque;
 
@@ -15,7 +16,6 @@ use crate::{
 };
 
 use super::{Lane, pipes::Pipes, token::Token};
-pub use adopt::migrate;
 use half::{Half, Outcome};
 
 /// A half that waits for its next turn. The generation tells whether the number still names the

@@ -1,0 +1,92 @@
+//! Stream positions: how many bytes of a source were read, and how many written to a sink, by the
+//! kernel's own count. After a death they tell whether anything was lost or doubled, with nothing
+//! but the two sockets to ask. Pure, but for [`audit`].
+
+use std::io;
+
+use crate::{
+    sys::{
+        Fd, pipe,
+        stream::{self, StreamCounters},
+        urgent,
+    },
+    table::{Direction, Holder, Record},
+};
+
+// TCP states (include/net/tcp_states.h).
+const SYN_SENT: u8 = 2;
+const FIN_WAIT1: u8 = 4;
+const FIN_WAIT2: u8 = 5;
+const TIME_WAIT: u8 = 6;
+const CLOSE: u8 = 7;
+const CLOSE_WAIT: u8 = 8;
+const LAST_ACK: u8 = 9;
+const CLOSING: u8 = 11;
+
+/// Bytes of the stream that were read from a source. After a reset it may be off by one.
+pub fn read(source: &StreamCounters) -> u64 {
+    let fin = matches!(source.state, CLOSE_WAIT | LAST_ACK | CLOSING | TIME_WAIT | CLOSE);
+    source.received.saturating_sub(source.unread + u64::from(fin))
+}
+
+/// Bytes of the stream that were written to a sink; `connected` if we connected it, rather than
+/// accepted it.
+pub fn written(sink: &StreamCounters, connected: bool) -> u64 {
+    if sink.state == SYN_SENT {
+        return 0;
+    }
+    let fin = matches!(sink.state, FIN_WAIT1 | FIN_WAIT2 | LAST_ACK | CLOSING | TIME_WAIT | CLOSE);
+    let sent = sink.acknowledged + sink.unacknowledged;
+    sent.saturating_sub(u64::from(fin) + u64::from(connected))
+}
+
+/// What an audit of one direction found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// Every byte that was read is in the holder or was written.
+    Whole,
+    /// The urgent byte is in the holder, and at the source still: its taker died in between.
+    UrgentTwice,
+    /// Bytes are missing or too many.
+    Mismatch {
+        /// Bytes read from the source.
+        read: u64,
+        /// Bytes in the holder.
+        residue: u64,
+        /// Bytes written to the sink.
+        written: u64,
+    },
+    /// One of the sockets is broken or gone: there is nothing to compare.
+    Broken,
+}
+
+/// Compares the three.
+pub fn judge(read: u64, residue: u64, written: u64, at_mark: bool) -> Finding {
+    match read.checked_sub(written) {
+        Some(held) if held == residue => Finding::Whole,
+        Some(held) if at_mark && held + 1 == residue => Finding::UrgentTwice,
+        _ => Finding::Mismatch { read, residue, written },
+    }
+}
+
+/// Audits one direction between turns: nothing is being moved.
+///
+/// # Errors
+/// A descriptor is not what the record says.
+pub fn audit(record: &Record, direction: Direction, source: Fd, sink: Fd) -> io::Result<Finding> {
+    let residue = match record.holder(direction) {
+        Holder::None => 0,
+        Holder::Pipe(pipe) => pipe::readable(pipe)? as u64,
+    };
+    let (from, to) = (stream::counters(source)?, stream::counters(sink)?);
+    if from.state == CLOSE || to.state == CLOSE {
+        return Ok(Finding::Broken);
+    }
+    let we_connected_the_sink = direction == Direction::Up;
+    let at_mark = residue > 0 && urgent::at_mark(source)?;
+    Ok(judge(read(&from), residue, written(&to, we_connected_the_sink), at_mark))
+}
+
+#[cfg(test)]
+#[path = "positions_tests.rs"]
+mod tests;
