@@ -85,6 +85,8 @@ struct Supervisor {
     /// When each seat's pool was seen dead, monotonic nanoseconds.
     died_at: [u64; SEATS],
     fenced_at: [u64; SEATS],
+    /// Dead pools that were not collected yet.
+    corpses: Vec<(u32, Child)>,
     /// Dead pools whose flows are being adopted.
     unswept: Vec<Unswept>,
     /// Descriptors may be open that nobody owns.
@@ -115,6 +117,7 @@ impl Supervisor {
             drain: Drain::default(),
             died_at: [0; SEATS],
             fenced_at: [0; SEATS],
+            corpses: Vec::new(),
             unswept: Vec::new(),
             has_orphans: false,
             setup,
@@ -214,10 +217,8 @@ impl Supervisor {
         self.died_at[seat as usize] = now;
         self.setup.steering.liveness().expire(seat);
         self.setup.table.seat(seat).pid.set(0);
-        if let Some(child) = self.seats.children[seat as usize].take() {
-            let ending = process::reap(child);
-            tracing::warn!(pool = name(seat), pid = child.pid, %ending, "pool died");
-        }
+        // Collecting it can take long (the kernel forgets what /proc has shown of it) and can wait.
+        self.corpses.extend(self.seats.children[seat as usize].take().map(|child| (seat, child)));
     }
 
     /// Leaves what a dead pool carried to its heir.
@@ -256,8 +257,14 @@ impl Supervisor {
             let (pool, took_us) = (name(done.seat), seats::elapsed_us(done.died_at));
             tracing::info!(pool, took_us, lost = swept.connections + swept.flows, "taken over");
         }
-        if self.has_orphans && self.unswept.is_empty() {
-            self.find_orphans();
+        if self.unswept.is_empty() {
+            if self.has_orphans {
+                self.find_orphans();
+            }
+            for (seat, child) in self.corpses.drain(..) {
+                let ending = process::reap(child);
+                tracing::warn!(pool = name(seat), pid = child.pid, %ending, "pool died");
+            }
         }
     }
 

@@ -16,6 +16,9 @@ use crate::{
     table::{GATE_LIMIT_MS, Kind, State, Table, Tag},
 };
 
+/// Numbers that all workers together can have opened and not tagged, generously.
+const OPENING_AT_ONCE: usize = 1024;
+
 /// What a sweep found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
@@ -82,9 +85,8 @@ pub fn clear_gauges(table: &Table, seat: u32) {
 /// counted in the answer; everything else is closed. Answers `None` if a worker did not shut its
 /// window in time (it is hung in it); then it has to be tried again.
 pub fn find_orphans(table: &Table, config: &Config, worker: u32, epoch: u32) -> Option<u64> {
-    // The list is made before the gate is closed, for it takes long with many descriptors.
-    let suspects: Vec<Fd> =
-        fd::open_numbers().ok()?.into_iter().filter(|fd| is_nobodys(table, *fd)).collect();
+    // The list is made before the gate is closed, for it takes a call per untagged number.
+    let suspects: Vec<Fd> = numbers_in_use(table).filter(|fd| is_nobodys(table, *fd)).collect();
     if suspects.is_empty() {
         return Some(0);
     }
@@ -122,6 +124,15 @@ fn find_behind_gate(table: &Table, config: &Config, suspects: &[Fd], worker: u32
         }
     }
     Some(found)
+}
+
+/// All numbers that can be open: the kernel gives the lowest free one, so that beyond the highest
+/// tagged one there is only what was being opened.
+fn numbers_in_use(table: &Table) -> impl Iterator<Item = Fd> + use<> {
+    let tags = table.tags();
+    let highest = tags.iter().rposition(|cell| cell.get() != Tag::FREE).unwrap_or(0);
+    let end = tags.len().min(highest + 1 + OPENING_AT_ONCE);
+    (0..end).map(|number| Fd::from_raw(number as i32))
 }
 
 /// Open, a socket or a pipe (supervisor and control's own are tagged, or of other kinds), and untagged.
