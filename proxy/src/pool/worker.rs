@@ -108,7 +108,12 @@ impl Worker {
         };
         match settings.address.protocol {
             Protocol::Tcp => self.tcp.on_listener(lane, slot, listener, now_ms),
-            Protocol::Udp => self.udp.on_listener(lane, lane.sockets[slot as usize], listener, now_ms),
+            Protocol::Udp => {
+                // A datagram may belong to a flow that was left to this worker a moment ago.
+                self.adopt();
+                let lane = &self.lane;
+                self.udp.on_listener(lane, lane.sockets[slot as usize], listener, now_ms)
+            }
         }
     }
 

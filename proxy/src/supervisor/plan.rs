@@ -54,7 +54,8 @@ pub enum Action {
     Fence(u32),
     /// The seat's pool is dead: collect it.
     Bury(u32),
-    /// Leave what the seat's dead pool carried to its heir.
+    /// Leave what the seat's dead pool carried to its heir, which adopts it before it does
+    /// anything else.
     Bequeath(u32),
     /// The other seat's worker of the same number serves this worker's listening sockets too.
     Lend { seat: u32, worker: u32 },
@@ -128,11 +129,6 @@ impl Plan {
         }
         for seat in [PRIMARY, STANDBY] {
             self.lend(now, seat, &mut actions);
-        }
-        for seat in [PRIMARY, STANDBY] {
-            if actions.contains(&Action::Bury(seat)) {
-                actions.push(Action::Bequeath(seat));
-            }
         }
         self.fail_back(now, &mut actions);
         actions
@@ -228,7 +224,6 @@ impl Plan {
 
     fn bury(&mut self, now: u64, seat: u32, actions: &mut Vec<Action>) {
         let reason = if self.seat(seat).hung { FailoverReason::Hung } else { FailoverReason::Killed };
-        actions.push(Action::Bypass(seat));
         self.count(seat, reason, actions);
         let policy = self.policy;
         let this = self.seat_mut(seat);
@@ -245,7 +240,9 @@ impl Plan {
         this.lapsed_since.fill(None);
         this.valid_since.fill(None);
         self.enter(now, seat, PoolState::Dead);
-        actions.push(Action::Bury(seat));
+        // The heir must know of the flows before it gets their next datagrams, or it would begin
+        // new ones; until then the kernel goes on filling the dead pool's sockets.
+        actions.extend([Action::Bury(seat), Action::Bequeath(seat), Action::Bypass(seat)]);
         if self.first == seat && self.serves(other(seat)) {
             self.first = other(seat);
             self.pinned = false;

@@ -34,13 +34,13 @@ fn a_dead_primary_is_replaced_and_fails_back_later() {
     assert_eq!(
         at_death,
         [
-            Bypass(0),
             Count(FailoverReason::Killed),
             Bury(0),
+            Bequeath(0),
+            Bypass(0),
             Prefer(1),
             Lend { seat: 0, worker: 0 },
             Lend { seat: 0, worker: 1 },
-            Bequeath(0),
         ]
     );
     assert_eq!(plan.tick(210 * MS, [DEAD, FINE]), [Spawn(0)]);
@@ -61,7 +61,7 @@ fn silence_lends_queues_first_and_kills_only_after_fence_after() {
     assert_eq!(plan.tick(1199 * MS, [SILENT, FINE]), []);
     assert_eq!(plan.tick(1200 * MS, [SILENT, FINE]), [Bypass(0), Fence(0)]);
     // The failover was counted when the leases lapsed.
-    assert_eq!(plan.tick(1210 * MS, [DEAD, FINE]), [Bypass(0), Bury(0), Prefer(1), Bequeath(0)]);
+    assert_eq!(plan.tick(1210 * MS, [DEAD, FINE]), [Bury(0), Bequeath(0), Bypass(0), Prefer(1)]);
 }
 
 #[test]
