@@ -8,8 +8,7 @@ use crate::{
 };
 
 use super::{
-    Deadline, Tcp, Turn, connect,
-    other,
+    Deadline, Tcp, Turn, connect, other,
     positions::{self, Finding},
 };
 
