@@ -27,7 +27,7 @@ pub enum State {
 }
 
 /// A relay half.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(usize)]
 pub enum Direction {
     /// From the client to the upstream server.

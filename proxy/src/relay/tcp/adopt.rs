@@ -90,7 +90,7 @@ impl Tcp {
                 if !self.audit(lane, client, record) {
                     return AdoptedState::Busy;
                 }
-                self.turns.push_back(Turn { client, generation, direction });
+                self.turns.push(Turn { client, generation, direction });
                 state = AdoptedState::Busy;
             }
         }

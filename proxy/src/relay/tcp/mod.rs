@@ -7,6 +7,7 @@ mod connect;
 mod end;
 mod half;
 mod positions;
+mod turns;
 
 use std::collections::VecDeque;
 
@@ -17,15 +18,10 @@ use crate::{
 
 use super::{Lane, pipes::Pipes, token::Token};
 use half::{Half, Outcome};
+use turns::{Turn, Turns};
 
-/// A half that waits for its next turn. The generation tells whether the number still names the
-/// connection that was meant.
-#[derive(Clone, Copy)]
-struct Turn {
-    client: Fd,
-    generation: u32,
-    direction: Direction,
-}
+/// Turns between two heartbeats: 6 MB at most, a few milliseconds.
+const TURNS_PER_BEAT: usize = 16;
 
 /// A connect that may run out of time.
 #[derive(Clone, Copy)]
@@ -39,9 +35,9 @@ struct Deadline {
 pub struct Tcp {
     pipes: Pipes,
     /// Halves whose budget ended.
-    turns: VecDeque<Turn>,
+    turns: Turns,
     /// Halves that wait for a pipe.
-    waiting: VecDeque<Turn>,
+    waiting: Turns,
     /// In the order in which they run out: each gets the same time.
     connecting: VecDeque<Deadline>,
     /// Listening sockets taken out of the epoll set because no descriptor was left.
@@ -53,8 +49,8 @@ impl Tcp {
     pub fn new(pipes: Pipes) -> Self {
         Self {
             pipes,
-            turns: VecDeque::new(),
-            waiting: VecDeque::new(),
+            turns: Turns::default(),
+            waiting: Turns::default(),
             connecting: VecDeque::new(),
             paused: Vec::new(),
         }
@@ -62,7 +58,7 @@ impl Tcp {
 
     /// Whether there is work that no event will tell of.
     pub fn has_turns(&self) -> bool {
-        !self.turns.is_empty()
+        self.turns.len() > 0
     }
 
     /// An event of a connection's socket to its client or to its server.
@@ -143,12 +139,12 @@ impl Tcp {
             Outcome::Full => record.set(more),
             Outcome::More => {
                 record.set(more);
-                self.turns.push_back(turn);
+                self.turns.push(turn);
             }
             Outcome::NoPipe => {
                 record.set(more);
                 lane.block().pipe_waits.add(1);
-                self.waiting.push_back(turn);
+                self.waiting.push(turn);
             }
             Outcome::Ended => {
                 record.clear(more);
@@ -158,10 +154,11 @@ impl Tcp {
         }
     }
 
-    /// Gives the halves that wait a turn each, as many as were waiting at the call.
+    /// Gives halves that wait a turn each, as many as were waiting at the call and no more than the
+    /// heartbeat allows; the others have theirs after the next look at the events.
     pub fn run_turns(&mut self, lane: &Lane) {
-        for _ in 0..self.turns.len() {
-            if let Some(turn) = self.turns.pop_front() {
+        for _ in 0..self.turns.len().min(TURNS_PER_BEAT) {
+            if let Some(turn) = self.turns.pop() {
                 self.resume(lane, turn);
             }
         }
@@ -170,10 +167,8 @@ impl Tcp {
     /// What is due now and then: pipes, connects out of time, listening sockets to try again.
     pub fn tick(&mut self, lane: &Lane, now_ms: u32) {
         self.pipes.collect(lane);
-        for _ in 0..self.waiting.len() {
-            if let Some(turn) = self.waiting.pop_front() {
-                self.resume(lane, turn);
-            }
+        while let Some(turn) = self.waiting.pop() {
+            self.turns.push(turn);
         }
         self.expire_connects(lane, now_ms);
         self.unpause(lane);
