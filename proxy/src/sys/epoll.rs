@@ -50,6 +50,14 @@ pub fn add(set: Fd, fd: Fd, mask: u32, data: u64) -> io::Result<()> {
     check(unsafe { libc::epoll_ctl(set.raw(), libc::EPOLL_CTL_ADD, fd.raw(), &mut event) }).map(drop)
 }
 
+/// Changes what is told of a descriptor; nothing but errors for a mask of 0. Not being in the set is
+/// no error.
+pub fn modify(set: Fd, fd: Fd, mask: u32, data: u64) {
+    let mut event = libc::epoll_event { events: mask, u64: data };
+    // SAFETY: as in `add`. ENOENT: it is not in the set (any more), so there is nothing to change.
+    unsafe { libc::epoll_ctl(set.raw(), libc::EPOLL_CTL_MOD, fd.raw(), &mut event) };
+}
+
 /// Takes a descriptor out of a set; not being in it is no error.
 pub fn remove(set: Fd, fd: Fd) {
     // SAFETY: the event argument is ignored for DEL (epoll_ctl(2)).

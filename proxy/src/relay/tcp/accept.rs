@@ -26,21 +26,20 @@ impl Tcp {
                 Err(_) => {
                     // The connection goes on waiting, and so would the event: look away for a tick.
                     lane.listener(listener).reject(Rejection::Descriptors);
-                    epoll::remove(lane.set, socket);
-                    self.paused.push(Token::Listener(slot));
+                    epoll::modify(lane.set, socket, 0, Token::Listener(slot).encode());
+                    self.paused.push(slot);
                     return;
                 }
             }
         }
     }
 
-    /// Puts listening sockets back that ran into the descriptor limit.
+    /// Looks again at listening sockets that ran into the descriptor limit. Lent ones that were taken
+    /// back meanwhile are not in the set any more, and stay out of it.
     pub(super) fn unpause(&mut self, lane: &Lane) {
-        for token in self.paused.drain(..) {
-            if let Token::Listener(slot) = token {
-                // EEXIST: the supervisor has put it back already.
-                let _ = epoll::add(lane.set, lane.sockets[slot as usize], epoll::IN, token.encode());
-            }
+        for slot in self.paused.drain(..) {
+            let token = Token::Listener(slot);
+            epoll::modify(lane.set, lane.sockets[slot as usize], epoll::IN, token.encode());
         }
     }
 

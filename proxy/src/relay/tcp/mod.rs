@@ -40,8 +40,8 @@ pub struct Tcp {
     waiting: Turns,
     /// In the order in which they run out: each gets the same time.
     connecting: VecDeque<Deadline>,
-    /// Listening sockets taken out of the epoll set because no descriptor was left.
-    paused: Vec<Token>,
+    /// Slots of listening sockets that are not looked at because no descriptor was left.
+    paused: Vec<u32>,
 }
 
 impl Tcp {
