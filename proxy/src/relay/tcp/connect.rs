@@ -23,6 +23,12 @@ impl Tcp {
                     self.connecting.push_back(Deadline { client, generation, at_ms });
                     return;
                 }
+                // No server's fault, and no other one would do better.
+                Err(error) if is_exhausted(&error) => {
+                    lane.listener(record.listener()).reject(Rejection::Descriptors);
+                    self.reset(lane, client, record);
+                    return;
+                }
                 Err(error) => self.give_up(lane, record, classify(&error), now_ms),
             }
         }
@@ -59,7 +65,9 @@ impl Tcp {
         counters.connections.add(1);
         let took_ms = (time::monotonic_ms() as u32).wrapping_sub(record.opened_ms());
         counters.connect_duration.observe_us(u64::from(took_ms) * 1000);
-        balance::note_success(&lane.table.servers()[server as usize]);
+        if let Some(state) = lane.table.servers().get(server as usize) {
+            balance::note_success(state);
+        }
         let generation = record.generation();
         let is_open = || record.generation() == generation && record.state() == State::Established;
         for direction in Direction::BOTH {
@@ -103,7 +111,9 @@ impl Tcp {
             let counters = lane.server(server);
             counters.failures[failure as usize].add(1);
             counters.open.down();
-            balance::note_failure(&lane.table.servers()[server as usize], now_ms);
+            if let Some(state) = lane.table.servers().get(server as usize) {
+                balance::note_failure(state, now_ms);
+            }
             record.set_tried(server);
             record.set_server(None);
         }
@@ -160,6 +170,12 @@ pub(super) fn runs_out(lane: &Lane, record: &Record) -> u32 {
 
 fn millis(duration: Duration) -> u32 {
     duration.as_millis().min(u128::from(u32::MAX / 4)) as u32
+}
+
+/// Whether something of ours is used up: descriptors, memory, epoll watches.
+fn is_exhausted(error: &io::Error) -> bool {
+    let exhausted = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::ENOSPC];
+    error.raw_os_error().is_some_and(|code| exhausted.contains(&code))
 }
 
 pub(super) fn classify(error: &io::Error) -> ConnectFailure {
