@@ -61,14 +61,19 @@ impl Pipes {
         self.publish(lane.block());
     }
 
-    /// Takes a pipe back with whatever it holds.
+    /// Takes a pipe back with whatever it holds. One that cannot be emptied is closed: the next
+    /// connection must never read what was another's.
     pub fn give_back_dirty(&mut self, lane: &Lane, pipe: Fd) {
-        while pipe::readable(pipe).is_ok_and(|left| left > 0) {
-            if pipe::splice(pipe, self.null, PIPE_SIZE).is_err() {
-                break;
-            }
+        let mut left = pipe::readable(pipe);
+        while left.as_ref().is_ok_and(|left| *left > 0) {
+            left = pipe::splice(pipe, self.null, PIPE_SIZE).and_then(|_| pipe::readable(pipe));
         }
-        self.give_back(lane, pipe);
+        if left.is_ok() {
+            return self.give_back(lane, pipe);
+        }
+        self.lent = self.lent.saturating_sub(1);
+        lane.close(pipe);
+        self.publish(lane.block());
     }
 
     /// Notes a lent pipe that came with an adopted flow.
