@@ -72,6 +72,8 @@ struct Seat {
     state: PoolState,
     /// When the state was entered.
     since: u64,
+    /// When its pool got ready, if it ever did.
+    ready_since: Option<u64>,
     /// By worker: since when its lease has been seen run out.
     lapsed_since: Vec<Option<u64>>,
     /// By worker: since when its lease has been seen valid, after it had run out.
@@ -105,6 +107,7 @@ impl Plan {
         let seat = Seat {
             state: PoolState::Dead,
             since: 0,
+            ready_since: None,
             lapsed_since: none.clone(),
             valid_since: none,
             lent: 0,
@@ -167,6 +170,7 @@ impl Plan {
             }
             PoolState::Starting if seen.running && seen.lapsed == 0 => {
                 self.enter(now, seat, PoolState::Ready);
+                self.seat_mut(seat).ready_since = Some(now);
                 actions.push(Action::Welcome(seat));
             }
             PoolState::Starting if now - self.seat(seat).since >= self.policy.start_timeout => {
@@ -227,8 +231,8 @@ impl Plan {
         self.count(seat, reason, actions);
         let policy = self.policy;
         let this = self.seat_mut(seat);
-        // A pool that has served for longer than a start may take did not die of being started.
-        let is_young = this.state == PoolState::Starting || now - this.since < policy.respawn * 8;
+        // A pool that has served for a while did not die of being started.
+        let is_young = this.ready_since.take().is_none_or(|since| now - since < policy.respawn * 8);
         this.young_deaths = if is_young { this.young_deaths + 1 } else { 0 };
         let wait = match this.young_deaths {
             0 | 1 => 0,

@@ -114,6 +114,19 @@ fn a_pool_that_dies_at_once_is_started_again_ever_more_slowly() {
 }
 
 #[test]
+fn a_pool_that_hangs_now_and_then_is_started_again_at_once() {
+    let mut plan = running(policy());
+    for round in 1..9 {
+        let hour = round * 3_600_000;
+        plan.tick(hour * MS, [SILENT, FINE]);
+        assert!(plan.tick((hour + 1000) * MS, [SILENT, FINE]).contains(&Fence(0)));
+        plan.tick((hour + 1010) * MS, [DEAD, FINE]);
+        assert_eq!(plan.tick((hour + 1020) * MS, [DEAD, FINE]), [Spawn(0)], "round {round}");
+        assert!(plan.tick((hour + 1100) * MS, [FINE, FINE]).contains(&Welcome(0)));
+    }
+}
+
+#[test]
 fn a_manual_failover_stays_until_told() {
     let mut plan = running(policy());
     let moved = plan.prefer(1);
