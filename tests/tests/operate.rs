@@ -64,6 +64,26 @@ fn failover_and_failback_by_hand() {
     assert!(ask_on(&mut stream, "after").answered(), "open connections stay where they are");
 }
 
+/// Control dies between an order and its answer: the next one must not take that for its own.
+#[test]
+fn an_answer_is_not_given_to_the_next_control() {
+    isolate();
+    let proxy = both_protocols().flag("--failback-after", "never").flag("--fence-after", "60s").start();
+    proxy.verb(&["failover"]).says(0, &[]);
+    let control = proxy.status().control.pid;
+    proxy.signal_supervisor(Signal::SIGSTOP);
+    let mut ordering = proxy.verb_command(&["failback"]).stderr(Stdio::null()).spawn().expect("start");
+    until_true("the order is logged", || proxy.log().contains(r#""order":"failback""#));
+    signal(control, Signal::SIGKILL);
+    proxy.signal_supervisor(Signal::SIGCONT);
+    ordering.wait().expect("wait");
+    proxy.until_status("there is a new control", |s| s.control.pid != control);
+    // The standby dies, so that the next order is refused, unless the old answer is taken for its.
+    proxy.signal(STANDBY, Signal::SIGSTOP);
+    proxy.until_status("the standby hangs", |s| s.pool(STANDBY).state != "ready");
+    proxy.verb(&["failover"]).says(1, &["standby", "not ready"]);
+}
+
 #[test]
 fn failback_never() {
     isolate();

@@ -6,6 +6,7 @@ use crate::{
     sys::{
         Fd,
         process::{self, Child},
+        socket,
     },
 };
 
@@ -59,6 +60,7 @@ impl Control {
             listening: setup.sockets.to_vec(),
             last_kept: Fd::from_raw(setup.first_unneeded.raw() - 1),
         };
+        forget_orders(setup);
         let block = setup.table.supervisor();
         match process::clone_sharing_files(|| control::run(context)) {
             Ok(child) => {
@@ -71,5 +73,16 @@ impl Control {
             Err(error) => tracing::error!(%error, "control cannot be started"),
         }
         self.started_at = now;
+    }
+}
+
+/// Empties the line of what a dead control had asked or was answered: the new one would take an
+/// answer that it did not wait for as the answer to its first order.
+fn forget_orders(setup: &Setup) {
+    let mut message = [0; 512];
+    for end in [setup.orders.0, setup.orders.1] {
+        while socket::receive_message(end, &mut message).is_ok_and(|length| length > 0) {
+            tracing::warn!("an order, or its answer, was lost with control");
+        }
     }
 }
