@@ -137,6 +137,17 @@ fn stale_control_socket_is_replaced() {
     assert_serves(&good_flags().control(&socket).start());
 }
 
+/// A mistaken path must not cost a file.
+#[test]
+fn a_file_in_the_control_sockets_place_stays() {
+    isolate();
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let file = directory.path().join("precious");
+    fs::write(&file, "data").expect("write");
+    good_flags().control(&file).fails().says(1, &["no socket", "--control"]);
+    assert_eq!(fs::read_to_string(&file).expect("read"), "data");
+}
+
 /// An ordinary user: the message names what is missing and how to get it.
 #[test]
 fn no_rights_for_bpf() {
