@@ -13,7 +13,7 @@ use crate::{
         socket::{self, Protocol},
         time,
     },
-    table::{GATE_LIMIT_MS, Kind, State, Table, Tag},
+    table::{GATE_LIMIT_MS, Kind, State, Table, Tag, closed_gate},
 };
 
 /// Numbers that all workers together can have opened and not tagged, generously.
@@ -91,14 +91,20 @@ pub fn find_orphans(table: &Table, config: &Config, worker: u32, epoch: u32) -> 
         return Some(0);
     }
     let gate = &table.supervisor().gate;
-    gate.store(1, SeqCst);
-    let found = find_behind_gate(table, config, &suspects, worker, epoch);
+    let now_ms = time::monotonic_ms();
+    gate.store(closed_gate(now_ms), SeqCst);
+    let found = find_behind_gate(table, config, &suspects, (worker, epoch), now_ms + GATE_LIMIT_MS);
     gate.store(0, SeqCst);
     found
 }
 
-fn find_behind_gate(table: &Table, config: &Config, suspects: &[Fd], worker: u32, epoch: u32) -> Option<u64> {
-    let limit_ms = time::monotonic_ms() + GATE_LIMIT_MS;
+fn find_behind_gate(
+    table: &Table,
+    config: &Config,
+    suspects: &[Fd],
+    (finder, epoch): (u32, u32),
+    limit_ms: u64,
+) -> Option<u64> {
     let is_open = |(seat, worker)| table.worker(seat, worker).opening.load(SeqCst) != 0;
     let workers = table.dimensions().workers as u32;
     let all = (0..SEATS as u32).flat_map(|seat| (0..workers).map(move |worker| (seat, worker)));
@@ -116,7 +122,7 @@ fn find_behind_gate(table: &Table, config: &Config, suspects: &[Fd], worker: u32
             return None;
         }
         match listener_of(config, *fd) {
-            Some(listener) if record(table, *fd, worker, listener, epoch) => found += 1,
+            Some(listener) if record(table, *fd, finder, listener, epoch) => found += 1,
             _ => {
                 socket::reset(*fd);
                 close(*fd);

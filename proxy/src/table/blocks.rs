@@ -137,7 +137,7 @@ impl NumberCell {
 pub struct SupervisorBlock {
     /// Its process number.
     pub pid: NumberCell,
-    /// The gate of the opening windows ([`super::Window`]): 1 while a sweep is looking.
+    /// The gate of the opening windows ([`super::Window`]): 0, or [`super::closed_gate`] while a sweep is looking.
     pub gate: AtomicU32,
     /// A [`DrainState`].
     drain: AtomicU32,

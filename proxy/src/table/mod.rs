@@ -20,7 +20,7 @@ pub use counters::{
 };
 pub use record::{Direction, Holder, Record, State, flag};
 pub use tag::{Kind, Tag, TagCell};
-pub use window::{GATE_LIMIT_MS, Window};
+pub use window::{GATE_LIMIT_MS, Window, closed_gate};
 
 use std::io;
 

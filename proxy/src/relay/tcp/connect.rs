@@ -5,7 +5,7 @@ use std::{io, time::Duration};
 use crate::{
     relay::{Lane, balance, servers, token::Token},
     sys::{Fd, epoll, fd::close, pipe, socket, time},
-    table::{ConnectFailure, Direction, GATE_LIMIT_MS, Kind, Record, Rejection, State, Tag, Window},
+    table::{ConnectFailure, Direction, Kind, Record, Rejection, State, Tag, Window},
 };
 
 use super::{Deadline, Tcp, own_record};
@@ -151,13 +151,11 @@ fn open_upstream(
     epoll::add(lane.set, upstream, epoll::FLOW, token.encode())
 }
 
-/// Waits for the gate, which a sweep keeps closed for about 0.1 ms: a connection that is half begun
-/// cannot be put off. A gate closed for longer than a sweep may take has nobody behind it.
-fn open_window(lane: &Lane) -> Option<Window<'static>> {
-    let limit_ms = time::monotonic_ms() + 2 * GATE_LIMIT_MS;
+/// Waits for the gate, which a sweep keeps closed for about 0.1 ms, and which opens by itself in the
+/// end: a connection that is half begun cannot be put off.
+fn open_window(lane: &Lane) -> Window<'static> {
     loop {
-        let window = lane.window();
-        if window.is_some() || time::monotonic_ms() > limit_ms {
+        if let Some(window) = lane.window() {
             return window;
         }
         std::thread::yield_now();

@@ -304,7 +304,8 @@ fn a_closed_gate_leaves_datagrams_waiting() {
     let (server, address) = server();
     let mut world = World::new("127.0.0.1:0", &[address]);
     let client = world.client_of("127.0.0.1");
-    world.lane.table.supervisor().gate.store(1, std::sync::atomic::Ordering::SeqCst);
+    let closed = crate::table::closed_gate(crate::sys::time::monotonic_ms() + 60_000);
+    world.lane.table.supervisor().gate.store(closed, std::sync::atomic::Ordering::SeqCst);
     client.send(b"a").unwrap();
     (0..10).for_each(|_| world.turn());
     assert_eq!((world.counters().datagrams_received.get(), world.flows().len()), (0, 0));
