@@ -44,7 +44,7 @@ fn count(number: u64, noun: &str) -> String {
 fn warnings(status: &Status, colours: bool) -> String {
     let mut warnings = Vec::new();
     if !status.supervisor.up {
-        warnings.push("the supervisor is gone: no pool will be replaced; restart the proxy".to_owned());
+        warnings.push("the supervisor is gone: no pool will be replaced; end the pools (kill -KILL) and start the proxy again".to_owned());
     }
     for pool in status.pools.iter().filter(|pool| pool.live) {
         let expired = pool.workers.iter().enumerate().filter(|(_, worker)| worker.lease_remaining_ms == 0);

@@ -2,6 +2,7 @@
 
 use std::{io, os::fd::OwnedFd, time::Duration};
 
+use proxy_common::lease::SEATS;
 use tokio::{net::UnixDatagram, sync::Mutex, time::timeout};
 
 use super::{clients::PATIENCE, view::supervisor_is_up};
@@ -35,21 +36,29 @@ impl Supervisor {
 
     /// Passes an order on; the error is for people.
     pub async fn pass(&self, order: Order) -> Result<(), String> {
-        const GONE: &str = "the supervisor is gone: traffic goes on, but nothing can be ordered, and no \
-                            pool replaced; restart the proxy";
         if !supervisor_is_up(self.table) {
-            return Err(GONE.into());
+            return Err(self.gone());
         }
         match timeout(PATIENCE, self.ask(order)).await {
             Err(_) => Err(format!(
                 "the supervisor did not answer within {} s; it may still obey: see the proxy's log",
                 PATIENCE.as_secs()
             )),
-            Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Err(GONE.into()),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Err(self.gone()),
             Ok(Err(error)) => Err(format!("the order did not reach the supervisor: {error}")),
             Ok(Ok(Answer::Refused(why))) => Err(why),
             Ok(Ok(Answer::Done)) => Ok(()),
         }
+    }
+
+    /// The pools hold the ports, the lock and blocked signals, so they have to be killed by hand.
+    fn gone(&self) -> String {
+        let pids = (0..SEATS as u32).map(|seat| self.table.seat(seat).pid.get()).filter(|pid| *pid > 0);
+        let pids = pids.map(|pid| pid.to_string()).collect::<Vec<_>>().join(" ");
+        format!(
+            "the supervisor is gone: traffic goes on, but nothing can be ordered, and no pool replaced; end the \
+             pools (kill -KILL {pids}), which cuts what they carry, and start the proxy again"
+        )
     }
 
     /// Cancelled in the middle, it leaves the number of answers owed right.
@@ -85,7 +94,9 @@ impl Supervisor {
             tokio::time::sleep(LOOK).await;
             let up = supervisor_is_up(self.table);
             if was_up && !up {
-                tracing::error!("the supervisor is gone: no pool will be replaced; restart the proxy");
+                tracing::error!(
+                    "the supervisor is gone: no pool will be replaced; end the pools (kill -KILL) and start the proxy again"
+                );
             }
             was_up = up;
             if !up && self.is_cut() {
@@ -151,6 +162,6 @@ mod tests {
         let (supervisor, _theirs) = line();
         supervisor.table.supervisor().pid.set(1 << 22);
         let error = supervisor.pass(Order::Stop).await.unwrap_err();
-        assert!(error.contains("supervisor is gone"), "{error}");
+        assert!(error.contains("supervisor is gone") && error.contains("kill -KILL"), "{error}");
     }
 }

@@ -285,7 +285,8 @@ impl SeatBlock {
     }
 }
 
-/// Written by the worker, but for `epoll` and `bell`, which the supervisor sets before it clones the pool.
+/// Written by the worker, but for `epoll` and `bell`, which the supervisor sets before it clones the pool, and
+/// `pipe_gifts` and `pipes_wanted`, by which the two pass pipes on. Of a dead pool, the supervisor clears it.
 #[repr(C, align(128))]
 #[derive(Debug, FromZeros, KnownLayout)]
 pub struct WorkerBlock {
