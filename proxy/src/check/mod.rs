@@ -2,7 +2,7 @@
 
 mod finding;
 mod machine;
-mod place;
+pub mod place;
 pub mod port;
 mod upstream;
 
@@ -28,24 +28,10 @@ pub fn run(args: &RunArgs) -> ExitCode {
     ExitCode::from(u8::from(findings.iter().any(|finding| finding.level == Level::Fail)))
 }
 
-/// What keeps `run` from working on this machine, as far as a look at it tells: kernel, limits,
-/// control socket, ports. Loading the kernel program and cloning tell the rest themselves.
-pub fn machine_errors(config: &Config) -> Vec<Finding> {
-    let mut findings = looks(config);
-    findings.retain(|finding| finding.level == Level::Fail);
-    findings
-}
-
-fn looks(config: &Config) -> Vec<Finding> {
-    let mut findings =
-        vec![machine::kernel(), machine::descriptors(config), place::control_socket(&config.control)];
-    findings.extend(port::all(config));
-    findings
-}
-
 fn everything(config: &Config) -> Vec<Finding> {
-    let mut findings = vec![Finding::ok("settings"), machine::user(config)];
-    findings.extend(looks(config));
+    let mut findings = vec![Finding::ok("settings"), machine::user(config), machine::kernel()];
+    findings.extend([machine::descriptors(config), place::control_socket(&config.control)]);
+    findings.extend(port::all(config));
     findings.extend([machine::steering(config), machine::clone()]);
     findings.extend(machine::queues(config));
     // Last, for it makes threads, and cloning wants none.

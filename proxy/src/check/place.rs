@@ -23,8 +23,8 @@ pub fn control_socket(path: &Path) -> Finding {
     if UnixStream::connect(path).is_ok() {
         return Finding::fail(
             what,
-            "another proxy answers there",
-            format!("stop it (`proxy stop`), or {ELSEWHERE}"),
+            "another proxy is running there",
+            format!("stop it (`proxy stop --control {}`), or {ELSEWHERE}", path.display()),
         );
     }
     match fs::symlink_metadata(path) {
@@ -67,7 +67,7 @@ mod tests {
         assert_eq!(control_socket(&directory.join("to/be/made")).level, Level::Ok);
 
         let listener = UnixListener::bind(&socket).unwrap();
-        assert!(problem(&socket).contains("another proxy answers there"));
+        assert!(problem(&socket).contains("another proxy is running there"));
         drop(listener);
         assert_eq!(control_socket(&socket).level, Level::Ok, "a socket left behind is replaced");
 

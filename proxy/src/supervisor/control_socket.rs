@@ -12,7 +12,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::sys::Fd;
+use crate::{
+    check::{Level, place},
+    sys::Fd,
+};
 
 /// The bound socket; dropping it removes the file.
 pub struct ControlSocket {
@@ -29,6 +32,11 @@ impl ControlSocket {
     /// # Errors
     /// Another proxy holds it, or the place is not writable.
     pub fn bind(path: &Path) -> Result<Self> {
+        // What is there and is no socket belongs to somebody, and is not ours to replace.
+        let place = place::control_socket(path);
+        if place.level == Level::Fail {
+            bail!("{place}");
+        }
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory)
                 .with_context(|| format!("cannot make {}; choose another --control", directory.display()))?;
