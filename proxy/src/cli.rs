@@ -57,7 +57,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "DURATION|never", default_value = "10s", value_parser = duration_or_never)]
     pub failback_after: Patience,
     /// Address to serve /metrics, /healthz and /readyz on [default: none]
-    #[arg(long, value_name = "IP:PORT")]
+    #[arg(long, value_name = "IP:PORT", value_parser = ip_port)]
     pub metrics: Option<SocketAddr>,
     /// Where the control socket is made
     #[arg(long, value_name = "PATH", default_value = DEFAULT_CONTROL)]
@@ -147,7 +147,17 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 fn duration_or_never(text: &str) -> Result<Patience, String> {
-    if text == "never" { Ok(Patience(None)) } else { duration(text).map(Some).map(Patience) }
+    match text {
+        "never" => Ok(Patience(None)),
+        _ => match duration(text) {
+            Ok(duration) => Ok(Patience(Some(duration))),
+            Err(error) => Err(format!("{error}, or never")),
+        },
+    }
+}
+
+fn ip_port(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "is no IP:PORT; it looks like 127.0.0.1:9100".into())
 }
 
 #[cfg(test)]
@@ -167,5 +177,12 @@ mod tests {
         assert!(duration("100").unwrap_err().contains("needs a unit, such as 100ms"));
         assert!(duration("0s").unwrap_err().contains("more than 0"));
         assert!(duration("soon").unwrap_err().contains("looks like"));
+        assert!(duration_or_never("nevr").unwrap_err().ends_with("1m30s, or never"));
+    }
+
+    #[test]
+    fn an_address_has_ip_and_port() {
+        assert_eq!(ip_port("[::1]:9100"), Ok("[::1]:9100".parse().unwrap()));
+        assert!(ip_port("9100").unwrap_err().contains("looks like 127.0.0.1:9100"));
     }
 }

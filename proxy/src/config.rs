@@ -121,9 +121,10 @@ impl Config {
     /// # Errors
     /// The first setting that cannot be.
     pub fn from_args(args: &RunArgs) -> Result<Self, ConfigError> {
+        let listeners = listeners(&args.listen)?;
         Ok(Self {
-            listeners: listeners(&args.listen)?,
-            servers: servers(&args.upstream)?,
+            servers: not_ourselves(servers(&args.upstream)?, &listeners)?,
+            listeners,
             workers: workers(args.workers)?,
             lease: lease(args.lease)?,
             fence_after: fence_after(args.fence_after, args.lease)?,
@@ -150,6 +151,10 @@ fn listeners(urls: &[String]) -> Result<Vec<Listener>, ConfigError> {
         if addresses.contains(&address) {
             return Err(bad(format!("--listen {url}"), "given twice", "leave one of them out"));
         }
+        if let Some(other) = addresses.iter().find(|other| overlap(other, &address)) {
+            let problem = format!("the wildcard among this and {other} takes what both want");
+            return Err(bad(format!("--listen {url}"), problem, "leave one of them out"));
+        }
         addresses.push(address);
     }
     if addresses.len() > DEFAULT_MAX_LISTENERS as usize {
@@ -164,6 +169,13 @@ fn listeners(urls: &[String]) -> Result<Vec<Listener>, ConfigError> {
         })
     };
     Ok(addresses.iter().map(|&address| Listener { address, v6_only: has_v4_twin(&address) }).collect())
+}
+
+/// Whether one is a wildcard that takes the other's traffic. (A `[::]` leaves IPv4 to others.)
+fn overlap(one: &ListenAddress, other: &ListenAddress) -> bool {
+    let (a, b) = (one.address, other.address);
+    let is_wildcard = a.ip().is_unspecified() || b.ip().is_unspecified();
+    one.protocol == other.protocol && a.port() == b.port() && a.is_ipv4() == b.is_ipv4() && is_wildcard
 }
 
 fn listen_address(url: &str) -> Result<ListenAddress, ConfigError> {
@@ -207,6 +219,29 @@ fn servers(names: &[String]) -> Result<Vec<Server>, ConfigError> {
     if servers.len() > MAX_SERVERS {
         let remedy = format!("at most {MAX_SERVERS} are possible");
         return Err(bad("--upstream".into(), format!("{} servers", servers.len()), remedy));
+    }
+    Ok(servers)
+}
+
+/// A server that is one of our own listeners: each connection would open another one, to the limit.
+fn not_ourselves(servers: Vec<Server>, listeners: &[Listener]) -> Result<Vec<Server>, ConfigError> {
+    let is_us = |server: SocketAddr| {
+        let reaches = |at: SocketAddr| {
+            let is_local = at.ip() == server.ip() || (at.ip().is_unspecified() && server.ip().is_loopback());
+            at.port() == server.port() && is_local
+        };
+        listeners.iter().find(|listener| reaches(listener.address.address))
+    };
+    for server in &servers {
+        if let Some(listener) = is_us(server.address) {
+            let problem =
+                format!("is our own listener {}: traffic would go round for ever", listener.address);
+            return Err(bad(
+                format!("--upstream {}", server.name),
+                problem,
+                "give the address of the service",
+            ));
+        }
     }
     Ok(servers)
 }
@@ -297,6 +332,27 @@ mod tests {
         assert!(listen_error("tcp://127.0.0.1:0").contains("port 0"));
         let twice = ["tcp://[::1]:1".to_owned(), "tcp://[::1]:1".to_owned()];
         assert!(listeners(&twice).unwrap_err().to_string().contains("given twice"));
+    }
+
+    #[test]
+    fn a_wildcard_and_one_of_its_addresses_exclude_each_other() {
+        for urls in [["tcp://127.0.0.1:1", "tcp://0.0.0.0:1"], ["udp://[::]:1", "udp://[::1]:1"]] {
+            let error = listeners(&urls.map(str::to_owned)).unwrap_err().to_string();
+            assert!(error.contains(urls[0]) && error.contains("leave one"), "{error}");
+        }
+        let fine = ["tcp://0.0.0.0:1", "udp://127.0.0.1:1", "tcp://127.0.0.1:2", "tcp://[::1]:1"];
+        assert_eq!(listeners(&fine.map(str::to_owned)).unwrap().len(), 4);
+    }
+
+    #[test]
+    fn a_proxy_is_not_its_own_upstream() {
+        let all = listeners(&["tcp://0.0.0.0:1", "udp://[::1]:2"].map(str::to_owned)).unwrap();
+        for (server, is_us) in
+            [("127.0.0.1:1", true), ("[::1]:2", true), ("127.0.0.1:2", false), ("10.0.0.1:1", false)]
+        {
+            let servers = servers(&[server.to_owned()]).unwrap();
+            assert_eq!(not_ourselves(servers, &all).is_err(), is_us, "{server}");
+        }
     }
 
     #[test]

@@ -39,8 +39,8 @@ pub struct Limits {
 /// The descriptor limit is too low.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the descriptor limit of {has} is too low: {workers} workers and {listeners} listeners need {needs}; raise \
-     it (ulimit -Hn, systemd: LimitNOFILE=, container: --ulimit nofile=) or give fewer --workers"
+    "the descriptor limit of {has} is too low: with {workers} workers and so many listeners ({listeners}), {needs} are \
+     needed; raise it (ulimit -Hn, systemd: LimitNOFILE=, container: --ulimit nofile=) or give fewer --workers"
 )]
 pub struct TooFewDescriptors {
     has: usize,

@@ -7,6 +7,7 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use proxy_tests::builder::{Builder, Failure, binary};
@@ -137,15 +138,29 @@ fn stale_control_socket_is_replaced() {
     assert_serves(&good_flags().control(&socket).start());
 }
 
-/// A mistaken path must not cost a file.
+/// What is there and is no socket is not ours to replace.
 #[test]
-fn a_file_in_the_control_sockets_place_stays() {
+fn control_path_of_a_file() {
     isolate();
     let directory = tempfile::tempdir().expect("temporary directory");
     let file = directory.path().join("precious");
     fs::write(&file, "data").expect("write");
-    good_flags().control(&file).fails().says(1, &["no socket", "--control"]);
+    good_flags().control(&file).fails().says(1, &["precious", "no socket", "--control"]);
     assert_eq!(fs::read_to_string(&file).expect("read"), "data");
+    assert_eq!(fs::read_dir(directory.path()).expect("list").count(), 1, "nothing is left behind");
+}
+
+#[test]
+fn own_listener_as_upstream() {
+    isolate();
+    let flags = || Proxy::builder().listen("tcp://0.0.0.0:8080").upstream(LISTEN);
+    flags().fails().says(2, &["--upstream 127.0.0.1:8080", "own listener"]);
+}
+
+#[test]
+fn listeners_that_overlap() {
+    isolate();
+    good_flags().listen("tcp://0.0.0.0:8080").fails().says(2, &["tcp://0.0.0.0:8080", LISTENER]);
 }
 
 /// An ordinary user: the message names what is missing and how to get it.
@@ -156,7 +171,10 @@ fn no_rights_for_bpf() {
     let directory = tempfile::tempdir().expect("temporary directory");
     fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).expect("chmod");
     let copy = directory.path().join("proxy");
-    fs::copy(binary(), &copy).expect("copy");
+    // By another process: a test that forks while we write would keep the copy open, and what is
+    // open for writing cannot be run (ETXTBSY).
+    let copied = Command::new("cp").arg(binary()).arg(&copy).status().expect("run cp");
+    assert!(copied.success(), "{copied}");
     let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
     let socket = directory.path().join("proxy.sock");
     let flags = || good_flags().binary(&copy).through(&nobody).control(&socket);
