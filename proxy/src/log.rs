@@ -1,10 +1,11 @@
-//! Logs: `tracing`, and through it the `log` crate (the kernel program's lines), to stderr.
+//! Logs: `tracing`, and through it the `log` crate (aya's lines), to stderr.
 
 use std::io::{self, IsTerminal};
 
+use ::log::{Log, Metadata, Record};
 use tracing_subscriber::{EnvFilter, util::SubscriberInitExt};
 
-use crate::cli::LogFormat;
+use crate::{cli::LogFormat, config::Listener};
 
 /// Variable that says what is logged, in the form of `tracing_subscriber::EnvFilter`:
 /// `warn`, `debug`, `proxy::control=debug`.
@@ -37,9 +38,52 @@ fn filter(value: Option<&str>) -> (EnvFilter, Option<String>) {
     }
 }
 
+/// Where the kernel program's lines go: to the log, with the listener by its address.
+pub struct KernelLog {
+    addresses: Vec<String>,
+}
+
+impl KernelLog {
+    /// For a program that steers these listeners.
+    pub fn new(listeners: &[Listener]) -> Self {
+        Self { addresses: listeners.iter().map(|listener| listener.address.to_string()).collect() }
+    }
+
+    /// Address and message of `listener NUMBER: MESSAGE`, which every line of the program looks like.
+    fn split<'a>(&'a self, line: &'a str) -> Option<(&'a str, &'a str)> {
+        let (number, message) = line.strip_prefix("listener ")?.split_once(": ")?;
+        Some((self.addresses.get(number.parse::<usize>().ok()?)?, message))
+    }
+}
+
+impl Log for KernelLog {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        let line = record.args().to_string();
+        match self.split(&line) {
+            Some((listener, message)) => tracing::info!(target: "proxy::kernel", listener, "{message}"),
+            None => tracing::info!(target: "proxy::kernel", "{line}"),
+        }
+    }
+
+    fn flush(&self) {}
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_kernel_s_lines_name_the_listener() {
+        let log = KernelLog { addresses: vec!["tcp://a:1".into(), "udp://b:2".into()] };
+        assert_eq!(log.split("listener 1: new traffic"), Some(("udp://b:2", "new traffic")));
+        for other in ["listener 2: new traffic", "listener x: new traffic", "something else"] {
+            assert_eq!(log.split(other), None);
+        }
+    }
 
     #[test]
     fn a_wrong_filter_is_told_and_replaced() {

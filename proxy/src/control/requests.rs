@@ -66,7 +66,6 @@ async fn answer(request: &str, view: &View<'_>, supervisor: &Supervisor) -> Stri
     let Some(order) = Order::parse(request) else {
         return error(format!("there is no request {request:?}"));
     };
-    tracing::info!(order = order.word(), "ordered through the control socket");
     match supervisor.pass(order).await {
         Ok(()) => json(&Reply::Done(order.word().into())),
         Err(why) => error(why),

@@ -7,21 +7,20 @@ use aya_log::EbpfLogger;
 use log::Log;
 
 /// Reads the kernel program's log. Its descriptor is readable (poll, epoll) when lines wait.
-pub struct SteeringLog(EbpfLogger<&'static dyn Log>);
+pub struct SteeringLog<L>(EbpfLogger<L>);
 
-impl SteeringLog {
-    pub(super) fn take(bpf: &mut Ebpf) -> Result<Self, aya_log::Error> {
-        EbpfLogger::init(bpf).map(Self)
+impl<L: Log> SteeringLog<L> {
+    pub(super) fn take(bpf: &mut Ebpf, logger: L) -> Result<Self, aya_log::Error> {
+        EbpfLogger::init_with_logger(bpf, logger).map(Self)
     }
 
-    /// Hands the waiting lines to the logger of the `log` crate that was set when this was made.
-    /// Does not block.
+    /// Hands the waiting lines to the logger. Does not block.
     pub fn flush(&mut self) {
         self.0.flush();
     }
 }
 
-impl AsFd for SteeringLog {
+impl<L> AsFd for SteeringLog<L> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }

@@ -146,12 +146,12 @@ impl Steering {
         Ok(mark & !abi::LAST_FAIL_OPEN)
     }
 
-    /// Takes the program's log; lines go to the logger of the `log` crate that is set now.
+    /// Takes the program's log; its lines will go to `logger`.
     ///
     /// # Errors
     /// It was taken before.
-    pub fn logger(&mut self) -> Result<SteeringLog, SteeringError> {
-        SteeringLog::take(&mut self.bpf)
+    pub fn logger<L: ::log::Log>(&mut self, logger: L) -> Result<SteeringLog<L>, SteeringError> {
+        SteeringLog::take(&mut self.bpf, logger)
             .map_err(|error| SteeringError::bpf("open the kernel program's log", &error))
     }
 

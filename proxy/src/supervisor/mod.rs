@@ -191,10 +191,10 @@ impl Supervisor {
                 liveness.set_first(seat);
                 tracing::info!(pool = name(seat), "new traffic goes to this pool");
             }
-            Action::Count(reason) => {
+            Action::Count { from, reason } => {
                 block.failovers[reason as usize].add(1);
                 let reason = FailoverReason::ALL[reason as usize].1;
-                tracing::warn!(reason, "failover: the other pool takes new traffic");
+                tracing::warn!(from = name(from), to = name(other(from)), reason, "failover");
             }
         }
     }
@@ -332,7 +332,7 @@ impl Supervisor {
     }
 
     fn obey(&mut self, now: u64, order: Order) -> Answer {
-        tracing::info!(order = order.word(), "order");
+        tracing::info!(order = order.word(), "order from the control socket");
         match order {
             Order::Failover => return self.prefer(now, STANDBY),
             Order::Failback => return self.prefer(now, PRIMARY),
@@ -368,7 +368,7 @@ impl Supervisor {
             sweep::cut(&self.setup.table, unswept.epoch);
         }
         self.control.child().copied().map(put_down);
-        tracing::info!(connections = cut.0, flows = cut.1, "ended; connections and flows cut");
+        tracing::info!(connections_cut = cut.0, flows_cut = cut.1, "ended");
     }
 }
 

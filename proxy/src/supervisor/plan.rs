@@ -63,8 +63,8 @@ pub enum Action {
     Return { seat: u32, worker: u32 },
     /// This seat is tried first from now on.
     Prefer(u32),
-    /// Count a failover.
-    Count(FailoverReason),
+    /// Count a failover from this seat to the other.
+    Count { from: u32, reason: FailoverReason },
 }
 
 #[derive(Clone, Debug)]
@@ -152,7 +152,7 @@ impl Plan {
         self.first = seat;
         let mut actions = vec![Action::Prefer(seat)];
         if seat == STANDBY {
-            actions.push(Action::Count(FailoverReason::Manual));
+            actions.push(Action::Count { from: PRIMARY, reason: FailoverReason::Manual });
         }
         Ok(actions)
     }
@@ -261,7 +261,7 @@ impl Plan {
         let was_in_use = self.first == seat && self.seat(seat).state != PoolState::Starting;
         if was_in_use && !self.seat(seat).counted && self.serves(other(seat)) {
             self.seat_mut(seat).counted = true;
-            actions.push(Action::Count(reason));
+            actions.push(Action::Count { from: seat, reason });
         }
     }
 

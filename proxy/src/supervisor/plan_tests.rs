@@ -34,7 +34,7 @@ fn a_dead_primary_is_replaced_and_fails_back_later() {
     assert_eq!(
         at_death,
         [
-            Count(FailoverReason::Killed),
+            Count { from: 0, reason: FailoverReason::Killed },
             Bury(0),
             Bequeath(0),
             Bypass(0),
@@ -55,7 +55,7 @@ fn silence_lends_queues_first_and_kills_only_after_fence_after() {
     let mut plan = running(policy());
     let lent = [Lend { seat: 0, worker: 0 }, Lend { seat: 0, worker: 1 }];
     let at_lapse = plan.tick(200 * MS, [SILENT, FINE]);
-    assert_eq!(at_lapse[0], Count(FailoverReason::Hung));
+    assert_eq!(at_lapse[0], Count { from: 0, reason: FailoverReason::Hung });
     assert_eq!(at_lapse[1..], lent);
     assert_eq!(plan.state(0), PoolState::Suspect);
     assert_eq!(plan.tick(1199 * MS, [SILENT, FINE]), []);
@@ -95,7 +95,7 @@ fn a_machine_that_was_stopped_as_a_whole_kills_nobody() {
 fn a_dead_standby_moves_no_traffic() {
     let mut plan = running(policy());
     let actions = plan.tick(200 * MS, [FINE, DEAD]);
-    assert!(!actions.iter().any(|action| matches!(action, Prefer(_) | Count(_))), "{actions:?}");
+    assert!(!actions.iter().any(|action| matches!(action, Prefer(_) | Count { .. })), "{actions:?}");
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn a_pool_that_hangs_now_and_then_is_started_again_at_once() {
 fn a_manual_failover_stays_until_told() {
     let mut plan = running(policy());
     let moved = plan.prefer(1);
-    assert_eq!(moved, Ok(vec![Prefer(1), Count(FailoverReason::Manual)]));
+    assert_eq!(moved, Ok(vec![Prefer(1), Count { from: 0, reason: FailoverReason::Manual }]));
     assert_eq!(plan.tick(60_000 * MS, [FINE, FINE]), []);
     assert_eq!(plan.prefer(0), Ok(vec![Prefer(0)]));
     plan.tick(61_000 * MS, [FINE, DEAD]);

@@ -12,6 +12,7 @@ use crate::{
     check::port,
     config::Config,
     limits::{Limits, MAX_DESCRIPTORS},
+    log::KernelLog,
     steering::{Steering, SteeringLog},
     sys::{
         Fd, fd, signal,
@@ -31,7 +32,7 @@ pub struct Setup {
     /// The kernel program.
     pub steering: Steering,
     /// Its log.
-    pub log: SteeringLog,
+    pub log: SteeringLog<KernelLog>,
     /// Limits on flows.
     pub limits: Limits,
     /// Listening sockets by slot.
@@ -64,7 +65,7 @@ pub fn open(config: Config) -> Result<Setup> {
     let orders = socket::message_pair().context("cannot make a socket pair")?;
     let mut steering = Steering::load(config.listeners.len() as u32, config.workers)?;
     let sockets: &'static [Fd] = listen::bind(config)?.leak();
-    let log = steering.logger()?;
+    let log = steering.logger(KernelLog::new(&config.listeners))?;
     let first_unneeded = close_ranks().context("cannot open /dev/null")?;
 
     let dimensions = Dimensions {

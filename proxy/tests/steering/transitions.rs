@@ -19,11 +19,8 @@ impl Log for Capture {
         true
     }
     fn log(&self, record: &Record<'_>) {
-        // The program's name is the target of its lines; aya itself logs as well.
-        if record.target() == "steer" {
-            let line = format!("{} {}", record.level(), record.args());
-            LINES.with_borrow_mut(|lines| lines.push(line));
-        }
+        let line = format!("{} {}", record.level(), record.args());
+        LINES.with_borrow_mut(|lines| lines.push(line));
     }
     fn flush(&self) {}
 }
@@ -31,10 +28,8 @@ impl Log for Capture {
 #[test]
 fn each_change_is_logged_once() {
     in_namespace(|| {
-        let _ = log::set_logger(&Capture);
-        log::set_max_level(log::LevelFilter::Trace);
         let mut machine = Machine::udp(2);
-        let mut steering_log = machine.steering.logger().expect("logger");
+        let mut steering_log = machine.steering.logger(Capture).expect("logger");
         let mut knock_and_read = |machine: &Machine| {
             for _ in 0..50 {
                 machine.listeners[0].knock_first().expect("let in");
