@@ -42,7 +42,7 @@ pub fn drain(path: &Path) -> Result<String, AskError> {
         }
         thread::sleep(LOOK);
     }
-    Ok("drained: no connection and no flow is left, new ones are refused".into())
+    Ok("drained: no connection and no flow is left, new ones are refused; `proxy stop` ends it".into())
 }
 
 /// Orders the end, and waits for it.

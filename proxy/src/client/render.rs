@@ -22,7 +22,12 @@ fn headline(status: &Status, colours: bool) -> String {
     let (words, colour) = match (&status.serving, status.draining.as_str()) {
         (_, "draining") => (format!("draining, {} left", open(status)), Colour::Yellow),
         (_, "drained") => ("drained, nothing is left".into(), Colour::Yellow),
-        (Some(seat), _) => (format!("new traffic goes to the {seat}"), Colour::Green),
+        (Some(seat), _) => match status.pools.iter().find(|pool| pool.state != "ready") {
+            None => (format!("new traffic goes to the {seat}"), Colour::Green),
+            Some(PoolStatus { seat: other, state, .. }) => {
+                (format!("new traffic goes to the {seat}; DEGRADED, the {other} is {state}"), Colour::Yellow)
+            }
+        },
         (None, _) => ("NOT SERVING: no pool is live".into(), Colour::Red),
     };
     let words = if colours { paint(&words, colour) } else { words };
@@ -205,6 +210,7 @@ failovers 0   takeovers 0   lost flows 0   control restarts 0
         let text = render(&status, false);
         assert!(text.contains("the supervisor is gone"), "{text}");
         assert!(text.contains("primary: worker 1 is passed by"), "{text}");
+        assert!(text.contains("goes to the primary; DEGRADED, the primary is suspect"), "{text}");
         status.serving = None;
         assert!(render(&status, false).contains("NOT SERVING"));
         status.draining = "draining".into();
