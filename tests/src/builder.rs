@@ -13,6 +13,10 @@ use crate::proxy::{METRICS, Proxy};
 use crate::sys;
 use crate::wait::DEADLINE;
 
+/// Leases for tests that are not about them: on a busy machine a healthy worker may be silent for
+/// longer than the default of 100 ms, and new traffic goes elsewhere for a moment.
+const CALM: [&str; 4] = ["--lease", "1s", "--fence-after", "10s"];
+
 /// The binary under test: `PROXY_BIN`, or `proxy` in the target directory of this test.
 #[track_caller]
 pub fn binary() -> PathBuf {
@@ -39,7 +43,8 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// The binary under test with a control socket and metrics, and no other flags.
+    /// The binary under test with a control socket, metrics, and long leases ([`CALM`]) unless
+    /// `--lease` or `--fence-after` is given; no other flags.
     #[track_caller]
     pub(crate) fn new() -> Self {
         Self {
@@ -112,6 +117,9 @@ impl Builder {
     fn command(&self, verb: &str) -> Command {
         let mut command = Command::new(&self.program[0]);
         command.args(&self.program[1..]).arg(verb).args(&self.flags);
+        if !self.flags.iter().any(|word| word == "--lease" || word == "--fence-after") {
+            command.args(CALM);
+        }
         command.envs(self.environment.iter().map(|(k, v)| (k, v)));
         command.stdin(Stdio::null());
         sys::die_with_thread(&mut command);

@@ -30,7 +30,10 @@ fn crowd() -> Crowd {
 fn stopped_for_long_is_fenced_and_replaced() {
     isolate();
     let _server = servers::Tcp::lines(SERVER, "A");
-    let builder = tcp_proxy().flag("--fence-after", "500ms").flag("--failback-after", "300ms");
+    let builder = tcp_proxy()
+        .flag("--lease", "250ms")
+        .flag("--fence-after", "1500ms")
+        .flag("--failback-after", "300ms");
     let proxy = builder.start();
     let before = proxy.status();
     let crowd = crowd();
@@ -72,7 +75,7 @@ fn stopped_for_a_moment_heals() {
 fn stopped_standby_disturbs_nobody() {
     isolate();
     let _server = servers::Tcp::lines(SERVER, "A");
-    let proxy = tcp_proxy().flag("--fence-after", "500ms").start();
+    let proxy = tcp_proxy().flag("--lease", "250ms").flag("--fence-after", "1500ms").start();
     let crowd = crowd();
     crowd.wait_answered(100);
     let before = proxy.status();
@@ -116,7 +119,7 @@ fn blocked_worker_is_passed_by() {
     isolate();
     let _server = servers::Tcp::lines(SERVER, "A");
     let builder = tcp_proxy().env("PROXY_TEST_HOOKS", "1");
-    let proxy = builder.flag("--fence-after", "60s").start();
+    let proxy = builder.flag("--lease", "250ms").flag("--fence-after", "60s").start();
     let before = proxy.status();
     proxy.block_worker(PRIMARY, 0);
     let passed_by = [("pool", PRIMARY), ("reason", "worker_expired")];
@@ -148,7 +151,8 @@ fn blocked_worker_is_passed_by() {
 fn worker_blocked_for_long_fences_its_pool() {
     isolate();
     let _server = servers::Tcp::lines(SERVER, "A");
-    let builder = tcp_proxy().env("PROXY_TEST_HOOKS", "1").flag("--fence-after", "500ms");
+    let builder =
+        tcp_proxy().env("PROXY_TEST_HOOKS", "1").flag("--lease", "250ms").flag("--fence-after", "1500ms");
     let proxy = builder.start();
     let before = proxy.status();
     proxy.block_worker(PRIMARY, 1);

@@ -286,7 +286,7 @@ fn connections_of_the_other_pool_live_on() {
 fn pools_serve_on_without_the_supervisor() {
     isolate();
     let _server = servers::Tcp::lines(SERVER, "A");
-    let proxy = tcp_proxy().start();
+    let proxy = tcp_proxy().flag("--lease", "100ms").start();
     let status = proxy.status();
     let all = [status.pid(PRIMARY), status.pid(STANDBY), status.control.pid];
     proxy.signal_supervisor(Signal::SIGKILL);

@@ -279,10 +279,10 @@ fn descriptors_are_given_back() {
 
 #[test]
 fn idle_connections_are_closed() {
-    const IDLE: Duration = Duration::from_millis(700);
+    const IDLE: Duration = Duration::from_millis(1500);
     isolate();
     let _server = servers::Tcp::lines(SERVER, "A");
-    let _proxy = tcp_proxy().flag("--idle-timeout", "700ms").start();
+    let _proxy = tcp_proxy().flag("--idle-timeout", "1500ms").start();
     let mut busy = connect(at(LISTEN));
     let mut idle = connect(at(LISTEN));
     assert!(ask_on(&mut idle, "hello").answered());

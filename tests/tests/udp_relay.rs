@@ -175,10 +175,10 @@ fn idle_flows_expire() {
 fn busy_flows_do_not_expire() {
     isolate();
     let _server = servers::Udp::naming(SERVER, "A");
-    let _proxy = udp_proxy().flag("--udp-idle", "600ms").start();
+    let _proxy = udp_proxy().flag("--udp-idle", "1500ms").start();
     let client = udp(at(LISTEN));
     let port = port_seen(&client.ask("hello", TIMEOUT));
-    for _ in 0..15 {
+    for _ in 0..20 {
         std::thread::sleep(Duration::from_millis(100));
         assert_eq!(port_seen(&client.ask("hello", TIMEOUT)), port);
     }

@@ -24,9 +24,12 @@ fn all(args: &[String]) -> Result<()> {
     // The tests start these binaries; `cargo test` alone would not build them.
     shell::run(shell::cargo().args(["build", "--package", "proxy", "--package", "xtask"]))?;
     // --no-fail-fast: one failure does not hide another.
+    let is_package = |word: &String| word == "--package" || word.starts_with("-p");
+    let packages: &[_] = if args.iter().any(is_package) { &[] } else { &["--workspace"] };
     shell::run(
         shell::cargo()
-            .args(["test", "--workspace", "--no-fail-fast"])
+            .args(["test", "--no-fail-fast"])
+            .args(packages)
             .args(args)
             .env("PATH", path)
             .env("PROXY_BIN", shell::target().join("debug/proxy")),
