@@ -3,10 +3,7 @@
 use std::{
     fs::{self, File, Permissions},
     io,
-    os::unix::{
-        fs::{FileTypeExt, PermissionsExt},
-        net::UnixListener,
-    },
+    os::unix::{fs::PermissionsExt, net::UnixListener},
     path::{Path, PathBuf},
 };
 
@@ -41,7 +38,6 @@ impl ControlSocket {
             fs::create_dir_all(directory)
                 .with_context(|| format!("cannot make {}; choose another --control", directory.display()))?;
         }
-        refuse_other_files(path)?;
         let lock = lock(path)?;
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -60,16 +56,6 @@ impl ControlSocket {
 impl Drop for ControlSocket {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
-    }
-}
-
-/// Only the socket of a proxy that is gone may be replaced.
-fn refuse_other_files(path: &Path) -> Result<()> {
-    match fs::symlink_metadata(path) {
-        Ok(there) if !there.file_type().is_socket() => {
-            bail!("{} is there and no socket; choose another --control, or remove it", path.display())
-        }
-        _ => Ok(()),
     }
 }
 

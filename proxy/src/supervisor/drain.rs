@@ -12,6 +12,8 @@ pub struct Drain {
     /// Stopping: when patience ends, monotonic nanoseconds.
     limit: Option<u64>,
     is_now: bool,
+    /// At the last tick nothing was open.
+    was_empty: bool,
 }
 
 impl Drain {
@@ -53,12 +55,14 @@ impl Drain {
     }
 
     /// Looks how far it has come. Answers whether the proxy is to end.
-    pub fn tick(&self, setup: &Setup, now: u64) -> bool {
+    pub fn tick(&mut self, setup: &Setup, now: u64) -> bool {
         if !self.is_draining {
             return false;
         }
         let block = setup.table.supervisor();
-        let is_drained = open_flows(setup) == (0, 0) && seats::waiting(setup) == 0;
+        let is_empty = open_flows(setup) == (0, 0) && seats::waiting(setup) == 0;
+        // Between its accept and its count a connection is in neither: so twice in a row.
+        let is_drained = std::mem::replace(&mut self.was_empty, is_empty) && is_empty;
         if is_drained && block.drain() == DrainState::Draining {
             block.set_drain(DrainState::Drained);
             tracing::info!("drained: no connection and no flow is left");

@@ -10,10 +10,15 @@ use crate::{
 
 use super::{Deadline, Tcp, own_record};
 
+/// Servers that are tried for one connection, at most.
+const ATTEMPTS: u32 = 3;
+
 impl Tcp {
     /// Chooses a server and starts to connect to it; if none is left, the client is reset.
     pub(super) fn connect(&mut self, lane: &Lane, client: Fd, record: &'static Record, now_ms: u32) {
-        while let Some(server) = servers::choose(lane, record.tried(), now_ms) {
+        while record.tried().count_ones() < ATTEMPTS
+            && let Some(server) = servers::choose(lane, record.tried(), now_ms)
+        {
             record.set_server(Some(server));
             lane.server(server).open.up();
             match open_upstream(lane, client, record, server, now_ms) {
