@@ -5,7 +5,7 @@ use std::{io, time::Duration};
 use crate::{
     relay::{Lane, balance, servers, token::Token},
     sys::{Fd, epoll, fd::close, pipe, socket, time},
-    table::{ConnectFailure, Direction, Kind, Record, Rejection, State, Tag, Window},
+    table::{ConnectFailure, Direction, Kind, Record, Rejection, State, Tag, Window, flag},
 };
 
 use super::{Deadline, Tcp, own_record};
@@ -62,7 +62,7 @@ impl Tcp {
                 self.connect(lane, client, record, now_ms);
                 return;
             }
-            None if mask & epoll::OUT == 0 => return,
+            None if mask & epoll::OUT == 0 || is_stale_event(record, upstream) => return,
             _ => {}
         }
         record.set_state(State::Established);
@@ -127,6 +127,12 @@ impl Tcp {
             lane.close(upstream);
         }
     }
+}
+
+/// Whether an event that a dead worker had taken was about an earlier attempt of this connection,
+/// whose token was the same: the socket is not connected yet.
+fn is_stale_event(record: &Record, upstream: Fd) -> bool {
+    record.has(flag::ADOPTED) && socket::tcp_state(upstream).is_ok_and(|state| state == socket::SYN_SENT)
 }
 
 /// Opens, records and connects the upstream socket. The record knows of it whatever goes wrong.
