@@ -1,6 +1,6 @@
 //! What the end-to-end tests share: a network namespace for each test ([`net`]), what to start the
 //! proxy with ([`builder`]), the running [`proxy`] with its [`status`] and [`metrics`], upstream
-//! [`servers`], [`clients`], and waiting for a condition with a deadline ([`wait`]). System calls
+//! [`servers`], [`clients`], a seeded [`storm`] of faults, and waiting for a condition with a deadline ([`wait`]). System calls
 //! that have no safe wrapper elsewhere are in [`sys`].
 //!
 //! Everything here panics with a message when something goes wrong: it is all tests.
@@ -14,6 +14,7 @@ pub mod process;
 pub mod proxy;
 pub mod servers;
 pub mod status;
+pub mod storm;
 pub mod sys;
 pub mod wait;
 

@@ -2,6 +2,7 @@
 //! reordering show.
 
 use std::io::{Read, Result, Write};
+use std::sync::LazyLock;
 
 /// A prime: no multiple of a buffer, page or pipe size moves the pattern onto itself.
 const PERIOD: usize = 65_521;
@@ -12,6 +13,13 @@ fn table() -> Vec<u8> {
     // A multiplicative hash of the position, so that neighbours differ.
     let byte = |i: usize| ((i % PERIOD).wrapping_mul(2_654_435_761) >> 13) as u8;
     (0..PERIOD + CHUNK).map(byte).collect()
+}
+
+/// At most `size` bytes of the pattern from a position on: fewer, but never none, if `size` is large.
+pub fn from(position: usize, size: usize) -> &'static [u8] {
+    static TABLE: LazyLock<Vec<u8>> = LazyLock::new(table);
+    let phase = position % PERIOD;
+    &TABLE[phase..phase + size.min(CHUNK)]
 }
 
 /// Writes the first `length` bytes of the pattern.

@@ -5,6 +5,7 @@ mod ci;
 mod demo;
 mod run;
 mod shell;
+mod storm;
 mod test;
 mod tools;
 
@@ -36,6 +37,23 @@ enum Verb {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Verified traffic through a proxy whose processes are killed, stopped and blocked all the time
+    ///
+    /// A seed fixes what happens; each failure prints it. The release build is used.
+    Storm {
+        /// What happens is made from this number; by default from the time
+        #[arg(long)]
+        seed: Option<u64>,
+        /// How long, in minutes
+        #[arg(long, default_value_t = 5.0)]
+        minutes: f64,
+        /// TCP clients, each with one connection at a time
+        #[arg(long, default_value_t = 150)]
+        clients: usize,
+        /// Use the debug build of proxy
+        #[arg(long)]
+        debug: bool,
+    },
     /// Compile the kernel program to proxy-ebpf/prebuilt (needs a BPF toolchain)
     BuildEbpf {
         /// Only prove that the committed program is what the source gives
@@ -63,6 +81,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Run { args } if args.is_empty() => run::demo(),
         Verb::Run { args } => run::proxy(&args),
         Verb::Test { args } => test::run(&args),
+        Verb::Storm { seed, minutes, clients, debug } => storm::run(seed, minutes, clients, debug),
         Verb::BuildEbpf { check } => build_ebpf::run(check),
         Verb::Lint => ci::lint(),
         Verb::Ci => ci::run(),
