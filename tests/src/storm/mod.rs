@@ -171,8 +171,7 @@ fn scrape(proxy: &Proxy) -> Option<Metrics> {
 /// Nothing is open any more, no descriptor is left, and nothing was lost.
 fn wait_quiet(log: &Log, proxy: &Proxy, baseline: &Open) {
     let end = Instant::now() + QUIET;
-    loop {
-        let Some(wrong) = unrest(proxy, baseline) else { break };
+    while let Some(wrong) = unrest(proxy, baseline) {
         if Instant::now() > end {
             log.fail(&format!("not quiet after {QUIET:?}: {wrong}"));
             break;
