@@ -68,7 +68,8 @@ fn failover_and_failback_by_hand() {
 #[test]
 fn an_answer_is_not_given_to_the_next_control() {
     isolate();
-    let proxy = both_protocols().flag("--failback-after", "never").flag("--fence-after", "60s").start();
+    let builder = both_protocols().flag("--failback-after", "never").flag("--fence-after", "60s");
+    let proxy = builder.env("PROXY_LOG", "info,proxy::control=debug").start();
     proxy.verb(&["failover"]).says(0, &[]);
     let control = proxy.status().control.pid;
     proxy.signal_supervisor(Signal::SIGSTOP);

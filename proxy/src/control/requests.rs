@@ -66,6 +66,7 @@ async fn answer(request: &str, view: &View<'_>, supervisor: &Supervisor) -> Stri
     let Some(order) = Order::parse(request) else {
         return error(format!("there is no request {request:?}"));
     };
+    tracing::debug!(order = order.word(), "passing an order on");
     match supervisor.pass(order).await {
         Ok(()) => json(&Reply::Done(order.word().into())),
         Err(why) => error(why),
