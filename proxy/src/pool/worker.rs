@@ -5,7 +5,7 @@ use std::{io, sync::atomic::Ordering::Relaxed};
 
 use crate::{
     relay::{Lane, pipes::Pipes, tcp::Tcp, token::Token, udp::Udp},
-    sys::{Fd, epoll::EventBuffer, socket, socket::Protocol, time},
+    sys::{Fd, bell, epoll::EventBuffer, socket::Protocol, time},
     table::{EVENT_BUFFERS, Kind},
 };
 use proxy_common::lease::SEATS;
@@ -94,7 +94,7 @@ impl Worker {
             Token::Listener(slot) => self.on_listener(slot, now_ms),
             Token::Estate(index) => self.on_estate(index),
             Token::Bell => {
-                socket::silence(lane.block().bell.fd());
+                bell::silence(lane.block().bell.fd());
                 self.adopt();
             }
         }

@@ -13,7 +13,7 @@ use crate::{
     relay::{pipes, token::Token},
     steering::LivenessMap,
     sys::{
-        Fd, epoll,
+        Fd, bell, epoll,
         fd::close,
         process::{self, Child},
         socket, time,
@@ -97,7 +97,7 @@ fn prepare(setup: &Setup, seat: u32, epoch: u32) -> io::Result<Vec<Vec<Fd>>> {
     workers
         .map(|worker| {
             let block = table.worker(seat, worker);
-            let (set, bell) = (epoll::create()?, socket::bell()?);
+            let (set, bell) = (epoll::create()?, bell::create()?);
             block.epoll.set(set.raw());
             block.bell.set(bell.raw());
             block.running.store(0, Relaxed);
@@ -182,7 +182,7 @@ pub fn waiting(setup: &Setup) -> u64 {
 pub fn ring_all(table: &Table) {
     for seat in 0..SEATS as u32 {
         for block in table.workers(seat).iter().filter(|block| block.bell.get() > 0) {
-            socket::ring(block.bell.fd());
+            bell::ring(block.bell.fd());
         }
     }
 }

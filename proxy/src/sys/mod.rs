@@ -7,6 +7,7 @@
 //! never memory, so such calls are safe in Rust's sense.
 
 pub mod access;
+pub mod bell;
 pub mod bpf_map;
 pub mod credentials;
 pub mod epoll;

@@ -315,29 +315,6 @@ pub fn receive_message(socket: Fd, buffer: &mut [u8]) -> io::Result<usize> {
     super::check_len(unsafe { libc::recv(socket.raw(), pointer, len, libc::MSG_DONTWAIT) })
 }
 
-/// An event counter (eventfd(2)), non-blocking, to ring a worker with.
-///
-/// # Errors
-/// The descriptor limit is reached.
-pub fn bell() -> io::Result<Fd> {
-    // SAFETY: integers only.
-    check(unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) }).map(Fd::from_raw)
-}
-
-/// Makes the bell's descriptor readable.
-pub fn ring(bell: Fd) {
-    let one = 1u64;
-    // SAFETY: eight bytes are read from a live local. EAGAIN means that it rings already.
-    unsafe { libc::write(bell.raw(), (&raw const one).cast(), 8) };
-}
-
-/// Makes it unreadable again.
-pub fn silence(bell: Fd) {
-    let mut count = 0u64;
-    // SAFETY: eight bytes are written to a live local.
-    unsafe { libc::read(bell.raw(), (&raw mut count).cast(), 8) };
-}
-
 fn new_socket(protocol: Protocol, address: SocketAddr, flags: libc::c_int) -> io::Result<Fd> {
     let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     let kind = match protocol {
