@@ -78,7 +78,8 @@ impl Worker {
     }
 
     /// Gives the flows a turn whose events the dead worker had taken from the kernel: it may not
-    /// have come to them. Old entries are harmless.
+    /// have come to them. Old entries cost a look: a generation tells other connections, and
+    /// connecting asks the socket before it believes an event.
     fn replay(&mut self, estate: &Estate) {
         let seat = estate.seat.load(Relaxed);
         if seat as usize >= proxy_common::lease::SEATS {
