@@ -231,8 +231,8 @@ impl Supervisor {
         let epoch = setup.table.seat(seat).epoch.load(Relaxed);
         let other_serves = self.plan.serves(other(seat));
         for refused in estates::leave(setup, seat, epoch, other_serves) {
-            tracing::error!(epoch = refused, "what a dead pool left cannot be left to another: it is cut");
-            self.count_lost(sweep::cut(&self.setup.table, refused));
+            // Not at once: other workers may be adopting what has the same epoch.
+            tracing::error!(epoch = refused, "what a dead worker left has no heir: the sweep will cut it");
         }
         self.unswept.push(Unswept { epoch, seat, died_at });
     }
