@@ -113,7 +113,7 @@ fn prepare(setup: &Setup, seat: u32, epoch: u32) -> io::Result<Vec<Vec<Fd>>> {
 }
 
 /// Closes the epoll sets and bells of a seat's dead pool.
-pub fn close_sets(table: &Table, seat: u32) {
+fn close_sets(table: &Table, seat: u32) {
     for block in table.workers(seat) {
         for cell in [&block.epoll, &block.bell] {
             if cell.get() > 0 {

@@ -70,11 +70,3 @@ pub fn no_new_privileges() -> io::Result<()> {
     // SAFETY: integers only.
     check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }).map(drop)
 }
-
-/// Lets a group of users or one user own a path, if this process may say so.
-///
-/// # Errors
-/// The process is not root, or the path does not exist.
-pub fn give_path(path: &std::path::Path, user: &User) -> io::Result<()> {
-    std::os::unix::fs::chown(path, Some(user.uid), Some(user.gid))
-}

@@ -38,6 +38,12 @@ pub(crate) fn check_len(value: libc::ssize_t) -> io::Result<usize> {
     usize::try_from(value).map_err(|_| io::Error::last_os_error())
 }
 
+/// Whether a call failed for want of something of ours: descriptors, memory, epoll watches.
+pub fn is_exhausted(error: &io::Error) -> bool {
+    let exhausted = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::ENOSPC];
+    error.raw_os_error().is_some_and(|code| exhausted.contains(&code))
+}
+
 /// Whether a call said "not now": the descriptor is dry or full.
 pub fn would_block(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock

@@ -258,10 +258,20 @@ pub fn tcp_info(socket: Fd) -> io::Result<libc::tcp_info> {
 pub const ESTABLISHED: u8 = 1;
 /// Waiting for the answer to our SYN.
 pub const SYN_SENT: u8 = 2;
+/// We have sent our end, which is not acknowledged.
+pub const FIN_WAIT1: u8 = 4;
+/// We have sent our end.
+pub const FIN_WAIT2: u8 = 5;
+/// Both ends are sent, ours first.
+pub const TIME_WAIT: u8 = 6;
 /// Never connected, reset, or over.
 pub const CLOSED: u8 = 7;
 /// The peer has sent its end.
 pub const CLOSE_WAIT: u8 = 8;
+/// Both ends are sent, the peer's first; ours is not acknowledged.
+pub const LAST_ACK: u8 = 9;
+/// Both ends are sent at once; ours is not acknowledged.
+pub const CLOSING: u8 = 11;
 
 /// The state of a TCP socket.
 ///

@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::{
-    sys::{Fd, epoll, fd::close, socket, would_block},
+    sys::{Fd, epoll, fd::close, is_exhausted, socket, would_block},
     table::{Kind, Record, Rejection, State, Tag},
 };
 
@@ -94,6 +94,5 @@ fn has_room(lane: &Lane) -> bool {
 /// Errors that concern the connection that was waiting and not the socket or the process
 /// (accept(2): pending network errors of the new socket are passed on).
 fn is_about_one_connection(error: &io::Error) -> bool {
-    let exhausted = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
-    !error.raw_os_error().is_some_and(|code| exhausted.contains(&code))
+    !is_exhausted(error)
 }

@@ -4,7 +4,7 @@ use std::{io, time::Duration};
 
 use crate::{
     relay::{Lane, balance, servers, token::Token},
-    sys::{Fd, epoll, fd::close, pipe, socket, time},
+    sys::{Fd, epoll, fd::close, is_exhausted, pipe, socket, time},
     table::{ConnectFailure, Direction, Kind, Record, Rejection, State, Tag, Window, flag},
 };
 
@@ -179,12 +179,6 @@ pub(super) fn runs_out(lane: &Lane, record: &Record) -> u32 {
 
 fn millis(duration: Duration) -> u32 {
     duration.as_millis().min(u128::from(u32::MAX / 4)) as u32
-}
-
-/// Whether something of ours is used up: descriptors, memory, epoll watches.
-fn is_exhausted(error: &io::Error) -> bool {
-    let exhausted = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::ENOSPC];
-    error.raw_os_error().is_some_and(|code| exhausted.contains(&code))
 }
 
 pub(super) fn classify(error: &io::Error) -> ConnectFailure {

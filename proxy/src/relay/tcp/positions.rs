@@ -7,25 +7,16 @@ use std::io;
 use crate::{
     sys::{
         Fd, pipe,
+        socket::{CLOSE_WAIT, CLOSED, CLOSING, FIN_WAIT1, FIN_WAIT2, LAST_ACK, SYN_SENT, TIME_WAIT},
         stream::{self, StreamCounters},
         urgent,
     },
     table::{Direction, Holder, Record},
 };
 
-// TCP states (include/net/tcp_states.h).
-const SYN_SENT: u8 = 2;
-const FIN_WAIT1: u8 = 4;
-const FIN_WAIT2: u8 = 5;
-const TIME_WAIT: u8 = 6;
-const CLOSE: u8 = 7;
-const CLOSE_WAIT: u8 = 8;
-const LAST_ACK: u8 = 9;
-const CLOSING: u8 = 11;
-
 /// Bytes of the stream that were read from a source. After a reset it may be off by one.
 pub fn read(source: &StreamCounters) -> u64 {
-    let fin = matches!(source.state, CLOSE_WAIT | LAST_ACK | CLOSING | TIME_WAIT | CLOSE);
+    let fin = matches!(source.state, CLOSE_WAIT | LAST_ACK | CLOSING | TIME_WAIT | CLOSED);
     source.received.saturating_sub(source.unread + u64::from(fin))
 }
 
@@ -35,7 +26,7 @@ pub fn written(sink: &StreamCounters, connected: bool) -> u64 {
     if sink.state == SYN_SENT {
         return 0;
     }
-    let fin = matches!(sink.state, FIN_WAIT1 | FIN_WAIT2 | LAST_ACK | CLOSING | TIME_WAIT | CLOSE);
+    let fin = matches!(sink.state, FIN_WAIT1 | FIN_WAIT2 | LAST_ACK | CLOSING | TIME_WAIT | CLOSED);
     let sent = sink.acknowledged + sink.unacknowledged;
     sent.saturating_sub(u64::from(fin) + u64::from(connected))
 }
@@ -79,7 +70,7 @@ pub fn audit(record: &Record, direction: Direction, source: Fd, sink: Fd) -> io:
         Holder::Pipe(pipe) => pipe::readable(pipe)? as u64,
     };
     let (from, to) = (stream::counters(source)?, stream::counters(sink)?);
-    if from.state == CLOSE || to.state == CLOSE {
+    if from.state == CLOSED || to.state == CLOSED {
         return Ok(Finding::Broken);
     }
     let we_connected_the_sink = direction == Direction::Up;

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::table::ConnectFailure;
+use crate::{sys, table::ConnectFailure};
 
 /// What an error means for the flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,8 +41,7 @@ pub fn refuses_segments(error: &io::Error) -> bool {
 /// Whether opening a flow failed for want of something of ours: descriptors, memory, epoll watches,
 /// local ports (`EAGAIN`, `inet_autobind`).
 pub fn is_exhausted(error: &io::Error) -> bool {
-    let exhausted = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS, libc::ENOSPC, libc::EAGAIN];
-    error.raw_os_error().is_some_and(|code| exhausted.contains(&code))
+    sys::is_exhausted(error) || error.raw_os_error() == Some(libc::EAGAIN)
 }
 
 #[cfg(test)]
