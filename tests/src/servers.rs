@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Result, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -45,6 +46,13 @@ impl Tcp {
         });
         let address = listener.local_addr().expect("address");
         Self { address, listener, accepted }
+    }
+
+    /// Hands each accepted connection to the test.
+    pub fn handing_over(address: &str) -> (Self, mpsc::Receiver<TcpStream>) {
+        let (to, from) = mpsc::channel();
+        let server = Self::start(address, move |stream| to.send(stream).map_err(std::io::Error::other));
+        (server, from)
     }
 
     /// Answers each line with `NAME LINE`.

@@ -32,13 +32,6 @@ fn tcp_proxy() -> Builder {
     builder.flag("--workers", "2").flag("--failback-after", "never").flag("--fence-after", "400ms")
 }
 
-/// A server that hands each accepted connection to the test.
-fn handing_over() -> (servers::Tcp, mpsc::Receiver<TcpStream>) {
-    let (to, from) = mpsc::channel();
-    let server = servers::Tcp::start(SERVER, move |stream| to.send(stream).map_err(std::io::Error::other));
-    (server, from)
-}
-
 /// Both ends of a connection through the proxy that has carried something both ways.
 #[track_caller]
 fn pair(accepted: &mpsc::Receiver<TcpStream>) -> (TcpStream, TcpStream) {
@@ -107,7 +100,7 @@ fn assert_nothing_left(proxy: &Proxy, baseline: usize) {
 fn bytes_in_flight_arrive_once_and_in_order() {
     for death in DEATHS {
         isolate();
-        let (_server, accepted) = handing_over();
+        let (_server, accepted) = servers::Tcp::handing_over(SERVER);
         let proxy = tcp_proxy().start();
         let baseline = descriptors(&proxy);
         let (client, server) = pair(&accepted);
@@ -134,7 +127,7 @@ fn bytes_in_flight_arrive_once_and_in_order() {
 fn half_closed_connections_finish() {
     for death in DEATHS {
         isolate();
-        let (_server, accepted) = handing_over();
+        let (_server, accepted) = servers::Tcp::handing_over(SERVER);
         let proxy = tcp_proxy().start();
         let baseline = descriptors(&proxy);
         let (mut asks, mut answers) = pair(&accepted);
@@ -158,7 +151,7 @@ fn half_closed_connections_finish() {
 #[test]
 fn ends_stay_ends_and_resets_stay_resets() {
     isolate();
-    let (_server, accepted) = handing_over();
+    let (_server, accepted) = servers::Tcp::handing_over(SERVER);
     let proxy = tcp_proxy().flag("--lease", "200ms").start();
     let baseline = descriptors(&proxy);
     let (mut c1, mut s1) = pair(&accepted);
@@ -188,7 +181,7 @@ fn ends_stay_ends_and_resets_stay_resets() {
 #[test]
 fn urgent_byte_waits_for_the_next_pool() {
     isolate();
-    let (_server, accepted) = handing_over();
+    let (_server, accepted) = servers::Tcp::handing_over(SERVER);
     let proxy = tcp_proxy().start();
     let (mut client, mut server) = pair(&accepted);
     SockRef::from(&server).set_out_of_band_inline(true).expect("inline");
@@ -225,7 +218,7 @@ fn connecting_goes_on() {
 #[test]
 fn idle_connections_go_on_through_twenty_takeovers() {
     isolate();
-    let (_server, accepted) = handing_over();
+    let (_server, accepted) = servers::Tcp::handing_over(SERVER);
     let proxy = tcp_proxy().start();
     let baseline = descriptors(&proxy);
     let mut pairs: Vec<_> = (0..5).map(|_| pair(&accepted)).collect();
@@ -249,11 +242,15 @@ fn idle_connections_go_on_through_twenty_takeovers() {
 #[test]
 fn both_pools_at_once_and_the_heir_right_after() {
     isolate();
-    let (_server, accepted) = handing_over();
+    let (_server, accepted) = servers::Tcp::handing_over(SERVER);
     let proxy = tcp_proxy().start();
     let baseline = descriptors(&proxy);
     let mut pairs: Vec<_> = (0..20).map(|_| pair(&accepted)).collect();
     for wait_ms in [0, 0, 1, 2, 5, 10, 15, 20] {
+        // An answer is there before the worker has put the pipe back; until then the flow is busy.
+        until_true("nothing is in flight", || {
+            proxy.metrics().sum("proxy_pipes", &[("state", "lent")]) == 0.0
+        });
         let before = proxy.until_status("whole", Status::whole);
         signal(before.pid(PRIMARY), Signal::SIGKILL);
         thread::sleep(Duration::from_millis(wait_ms));
@@ -275,7 +272,7 @@ fn both_pools_at_once_and_the_heir_right_after() {
 fn both_pools_carry_and_one_dies() {
     for seat in [PRIMARY, STANDBY] {
         isolate();
-        let (_server, accepted) = handing_over();
+        let (_server, accepted) = servers::Tcp::handing_over(SERVER);
         let proxy = tcp_proxy().start();
         let (mut c1, mut s1) = pair(&accepted);
         proxy.verb(&["failover"]).says(0, &[]);

@@ -25,13 +25,6 @@ fn tcp_proxy() -> Builder {
     Proxy::builder().listen(LISTENER).upstream(SERVER).flag("--workers", "2")
 }
 
-/// A server that hands each accepted connection to the test.
-fn handing_over() -> (servers::Tcp, mpsc::Receiver<TcpStream>) {
-    let (to, from) = mpsc::channel();
-    let server = servers::Tcp::start(SERVER, move |stream| to.send(stream).map_err(std::io::Error::other));
-    (server, from)
-}
-
 /// Both ends of a connection through the proxy: the client's and the server's.
 #[track_caller]
 fn pair(accepted: &mpsc::Receiver<TcpStream>) -> (TcpStream, TcpStream) {
@@ -43,7 +36,7 @@ fn pair(accepted: &mpsc::Receiver<TcpStream>) -> (TcpStream, TcpStream) {
 #[test]
 fn client_closes_its_half_first() {
     isolate();
-    let (_server, accepted) = handing_over();
+    let (_server, accepted) = servers::Tcp::handing_over(SERVER);
     let _proxy = tcp_proxy().start();
     let (mut client, mut server) = pair(&accepted);
     client.write_all(b"question").expect("write");
@@ -58,7 +51,7 @@ fn client_closes_its_half_first() {
 #[test]
 fn server_closes_its_half_first() {
     isolate();
-    let (_server, accepted) = handing_over();
+    let (_server, accepted) = servers::Tcp::handing_over(SERVER);
     let _proxy = tcp_proxy().start();
     let (mut client, mut server) = pair(&accepted);
     server.write_all(b"greeting").expect("write");
@@ -74,7 +67,7 @@ fn server_closes_its_half_first() {
 #[test]
 fn server_speaks_first() {
     isolate();
-    let (_server, accepted) = handing_over();
+    let (_server, accepted) = servers::Tcp::handing_over(SERVER);
     let _proxy = tcp_proxy().start();
     let (mut client, mut server) = pair(&accepted);
     server.write_all(b"220 hello\r\n").expect("write");
@@ -92,7 +85,7 @@ fn assert_reset(stream: &mut TcpStream) {
 #[test]
 fn reset_by_the_server_stays_a_reset() {
     isolate();
-    let (_server, accepted) = handing_over();
+    let (_server, accepted) = servers::Tcp::handing_over(SERVER);
     let _proxy = tcp_proxy().start();
     let (mut client, server) = pair(&accepted);
     client.write_all(b"hello").expect("write");
@@ -103,7 +96,7 @@ fn reset_by_the_server_stays_a_reset() {
 #[test]
 fn reset_by_the_client_stays_a_reset() {
     isolate();
-    let (_server, accepted) = handing_over();
+    let (_server, accepted) = servers::Tcp::handing_over(SERVER);
     let _proxy = tcp_proxy().start();
     let (client, mut server) = pair(&accepted);
     server.write_all(b"hello").expect("write");
@@ -115,7 +108,7 @@ fn reset_by_the_client_stays_a_reset() {
 #[test]
 fn reset_after_a_half_close() {
     isolate();
-    let (_server, accepted) = handing_over();
+    let (_server, accepted) = servers::Tcp::handing_over(SERVER);
     let _proxy = tcp_proxy().start();
     let (mut client, mut server) = pair(&accepted);
     client.shutdown(Shutdown::Write).expect("shutdown");
@@ -128,7 +121,7 @@ fn reset_after_a_half_close() {
 #[test]
 fn urgent_data_is_carried_in_its_place() {
     isolate();
-    let (_server, accepted) = handing_over();
+    let (_server, accepted) = servers::Tcp::handing_over(SERVER);
     let _proxy = tcp_proxy().start();
     for towards_server in [true, false] {
         let (client, server) = pair(&accepted);
@@ -149,7 +142,7 @@ fn urgent_data_is_carried_in_its_place() {
 #[test]
 fn urgent_data_at_the_edges() {
     isolate();
-    let (_server, accepted) = handing_over();
+    let (_server, accepted) = servers::Tcp::handing_over(SERVER);
     let _proxy = tcp_proxy().start();
     for (before, after) in [("", " after"), ("before ", ""), ("", "")] {
         let (mut client, mut server) = pair(&accepted);
@@ -198,7 +191,7 @@ fn large_transfers_both_ways() {
 fn slow_reader_holds_the_writer_back() {
     const MOST: usize = 64 << 20;
     isolate();
-    let (_server, accepted) = handing_over();
+    let (_server, accepted) = servers::Tcp::handing_over(SERVER);
     let _proxy = tcp_proxy().start();
     let (client, mut server) = pair(&accepted);
     let mut to = client.try_clone().expect("clone");
@@ -252,7 +245,7 @@ fn many_connections_at_once() {
 #[test]
 fn descriptors_are_given_back() {
     isolate();
-    let (_server, accepted) = handing_over();
+    let (_server, accepted) = servers::Tcp::handing_over(SERVER);
     let proxy = tcp_proxy().start();
     let directory = format!("/proc/{}/fd", proxy.supervisor());
     let open = || fs::read_dir(&directory).expect("descriptors").count();
