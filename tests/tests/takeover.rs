@@ -69,8 +69,12 @@ fn wait_taken_over(proxy: &Proxy, seat: &str, before: &Status) {
 /// So many flows of this kind were adopted, and none lost.
 #[track_caller]
 fn assert_adopted(proxy: &Proxy, protocol: &str, state: &str, at_least: f64) {
-    let labels = [("protocol", protocol), ("state", state)];
-    let metrics = proxy.until_metric("proxy_adopted_flows_total", &labels, at_least);
+    assert_adopted_as(proxy, &[("protocol", protocol), ("state", state)], at_least);
+}
+
+#[track_caller]
+fn assert_adopted_as(proxy: &Proxy, labels: &[(&str, &str)], at_least: f64) {
+    let metrics = proxy.until_metric("proxy_adopted_flows_total", labels, at_least);
     assert!(metrics.sum("proxy_takeovers_total", &[]) >= 1.0);
     assert_eq!(metrics.sum("proxy_lost_flows_total", &[]), 0.0, "{}", metrics.show("proxy_lost_flows_total"));
 }
@@ -247,10 +251,6 @@ fn both_pools_at_once_and_the_heir_right_after() {
     let baseline = descriptors(&proxy);
     let mut pairs: Vec<_> = (0..20).map(|_| pair(&accepted)).collect();
     for wait_ms in [0, 0, 1, 2, 5, 10, 15, 20] {
-        // An answer is there before the worker has put the pipe back; until then the flow is busy.
-        until_true("nothing is in flight", || {
-            proxy.metrics().sum("proxy_pipes", &[("state", "lent")]) == 0.0
-        });
         let before = proxy.until_status("whole", Status::whole);
         signal(before.pid(PRIMARY), Signal::SIGKILL);
         thread::sleep(Duration::from_millis(wait_ms));
@@ -262,7 +262,9 @@ fn both_pools_at_once_and_the_heir_right_after() {
             carries(server, client);
         }
     }
-    assert_adopted(&proxy, "tcp", "idle", 160.0);
+    // Idle or busy: with registrations in two sets (it died while moving them) an event may come twice, and
+    // the death in the empty turn that the second one gets.
+    assert_adopted_as(&proxy, &[("protocol", "tcp")], 160.0);
     drop(pairs);
     assert_nothing_left(&proxy, baseline);
 }
