@@ -5,7 +5,6 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::process::{self, wait_for};
@@ -194,10 +193,8 @@ pub(crate) fn ends(mut command: Command) -> Failure {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = child.expect("start proxy");
     if wait_for(&mut child, DEADLINE).is_none() {
-        // Pools outlive the supervisor, and hold its standard error open.
-        let pools = process::children(child.id().cast_signed());
-        child.kill().expect("kill");
-        pools.into_iter().for_each(|pool| process::signal(pool, Signal::SIGKILL));
+        // Its children outlive the supervisor, and hold its standard error open.
+        process::kill_with_children(child.id().cast_signed());
         let output = Failure::from(child.wait_with_output().expect("output"));
         panic!("still running after {DEADLINE:?}; it said: {}", output.text);
     }

@@ -65,6 +65,17 @@ pub fn signal_thread(pid: i32, tid: i32, signal: Signal) {
     sys::tgkill(pid, tid, signal).expect("signal a thread");
 }
 
+/// Kills a supervisor and all that it has cloned. Stopped first, it cannot clone more meanwhile.
+pub fn kill_with_children(pid: i32) {
+    let send = |pid, signal| {
+        // It may be dead by now.
+        let _ = kill(Pid::from_raw(pid), signal);
+    };
+    send(pid, Signal::SIGSTOP);
+    children(pid).into_iter().for_each(|child| send(child, Signal::SIGKILL));
+    send(pid, Signal::SIGKILL);
+}
+
 /// Waits for a child to end, so long at most.
 pub fn wait_for(child: &mut Child, at_most: Duration) -> Option<ExitStatus> {
     let end = Instant::now() + at_most;

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::builder::{Builder, Failure, binary, ends};
 use crate::metrics::{self, Metrics};
 use crate::net::at;
-use crate::process::{children, signal, signal_thread, threads, wait_for};
+use crate::process::{children, kill_with_children, signal, signal_thread, threads, wait_for};
 use crate::status::Status;
 use crate::sys;
 use crate::wait::{until, until_true};
@@ -72,7 +72,7 @@ impl Proxy {
         self.note_processes();
     }
 
-    /// The pid of the supervisor.
+    /// The pid of the supervisor that was started (a twin may have taken its place).
     pub fn supervisor(&self) -> i32 {
         self.child.lock().expect("lock").id().cast_signed()
     }
@@ -192,7 +192,8 @@ impl Proxy {
     /// Remembers the processes that the proxy has now.
     fn note_processes(&self) {
         let mut seen = self.seen.lock().expect("lock");
-        for pid in children(self.supervisor()) {
+        let now = self.try_status().map_or(self.supervisor(), |status| status.supervisor.pid);
+        for pid in children(now).into_iter().chain([now]).filter(|pid| *pid != self.supervisor()) {
             // A pid that is gone by now needs no ending.
             if let (false, Ok(pidfd)) = (seen.contains_key(&pid), sys::pidfd_open(pid)) {
                 seen.insert(pid, pidfd);
@@ -203,6 +204,10 @@ impl Proxy {
     /// Ends the supervisor in good order if it does so, and then whatever is left.
     fn end(&self) {
         self.note_processes();
+        if self.ended().is_some() {
+            // A twin may have taken its place.
+            self.verb(&["stop", "--now"]);
+        }
         let mut child = self.child.lock().expect("lock");
         let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
         if matches!(child.try_wait(), Ok(None)) {
@@ -211,7 +216,7 @@ impl Proxy {
             }
             if wait_for(&mut child, Duration::from_secs(5)).is_none() {
                 eprintln!("the supervisor does not end on SIGTERM: killing it");
-                let _ = child.kill();
+                kill_with_children(pid.as_raw());
                 let _ = child.wait();
             }
         }

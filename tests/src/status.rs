@@ -30,6 +30,12 @@ pub struct Supervisor {
     pub pid: i32,
     /// Its version.
     pub version: String,
+    /// Whether it looks after the pools.
+    pub up: bool,
+    /// The number of its twin, while there is one.
+    pub twin_pid: Option<i32>,
+    /// Times that a twin has taken its place.
+    pub successions: u64,
 }
 
 /// The process that answers.
@@ -89,6 +95,11 @@ impl Status {
     /// Whether the pool in this seat is ready.
     pub fn ready(&self, seat: &str) -> bool {
         self.pool(seat).state == "ready"
+    }
+
+    /// Whether both pools are ready and the supervisor has its twin.
+    pub fn protected(&self) -> bool {
+        self.whole() && self.supervisor.up && self.supervisor.twin_pid.is_some()
     }
 
     /// Whether both pools are ready.

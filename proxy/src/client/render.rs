@@ -12,8 +12,12 @@ pub fn render(status: &Status, colours: bool) -> String {
         text += &lay_out(&rows, colours);
     }
     text += &format!(
-        "\nfailovers {}   takeovers {}   lost flows {}   control restarts {}\n",
-        status.failovers, status.takeovers, status.lost_flows, status.control.restarts
+        "\nfailovers {}   takeovers {}   lost flows {}   control restarts {}   supervisor successions {}\n",
+        status.failovers,
+        status.takeovers,
+        status.lost_flows,
+        status.control.restarts,
+        status.supervisor.successions
     );
     text
 }
@@ -49,7 +53,9 @@ fn count(number: u64, noun: &str) -> String {
 fn warnings(status: &Status, colours: bool) -> String {
     let mut warnings = Vec::new();
     if !status.supervisor.up {
-        warnings.push("the supervisor is gone: no pool will be replaced; end the pools (kill -KILL) and start the proxy again".to_owned());
+        warnings.push("the supervisor is gone or stopped: no pool will be replaced; if no twin takes its place, end the pools (kill -KILL) and start the proxy again".to_owned());
+    } else if status.supervisor.twin_pid.is_none() {
+        warnings.push("the supervisor has no twin: nobody would take its place".to_owned());
     }
     for pool in status.pools.iter().filter(|pool| pool.live) {
         let expired = pool.workers.iter().enumerate().filter(|(_, worker)| worker.lease_remaining_ms == 0);
@@ -149,7 +155,13 @@ mod tests {
 
     fn status() -> Status {
         Status {
-            supervisor: SupervisorStatus { pid: 4711, version: "0.1.0".into(), up: true },
+            supervisor: SupervisorStatus {
+                pid: 4711,
+                version: "0.1.0".into(),
+                up: true,
+                twin_pid: Some(4710),
+                successions: 0,
+            },
             serving: Some("primary".into()),
             pools: vec![pool("primary", "ready", [87, 90]), pool("standby", "ready", [91, 91])],
             draining: "no".into(),
@@ -197,7 +209,7 @@ SERVER         STATE                   OPEN  FAILURES
 10.0.0.1:5432  up                        24         0
 10.0.0.2:5432  passed over for 900 ms     0         1
 
-failovers 0   takeovers 0   lost flows 0   control restarts 0
+failovers 0   takeovers 0   lost flows 0   control restarts 0   supervisor successions 0
 ";
         assert_eq!(render(&status(), false), expected);
     }
@@ -209,6 +221,8 @@ failovers 0   takeovers 0   lost flows 0   control restarts 0
         status.pools[0] = pool("primary", "suspect", [87, 0]);
         let text = render(&status, false);
         assert!(text.contains("the supervisor is gone"), "{text}");
+        status.supervisor = SupervisorStatus { up: true, twin_pid: None, ..status.supervisor };
+        assert!(render(&status, false).contains("no twin"));
         assert!(text.contains("primary: worker 1 is passed by"), "{text}");
         assert!(text.contains("goes to the primary; DEGRADED, the primary is suspect"), "{text}");
         status.serving = None;

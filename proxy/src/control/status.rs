@@ -48,8 +48,12 @@ pub struct SupervisorStatus {
     pub pid: i32,
     /// Of the program.
     pub version: String,
-    /// Whether it lives.
+    /// Whether it looks after the pools.
     pub up: bool,
+    /// Process number of the twin that takes its place when it dies, while there is one.
+    pub twin_pid: Option<i32>,
+    /// Times that a twin has done so.
+    pub successions: u64,
 }
 
 /// The control process.
@@ -148,6 +152,8 @@ impl Status {
                 pid: block.pid.get(),
                 version: env!("CARGO_PKG_VERSION").into(),
                 up: supervisor_is_up(view.table),
+                twin_pid: Some(block.twin.pid()).filter(|pid| *pid > 0),
+                successions: block.successions.get(),
             },
             serving: view.serving().map(name_of),
             pools: SEAT_NAMES.map(|(seat, name)| pool(view, seat, name)).into(),
@@ -194,7 +200,7 @@ fn pool(view: &View<'_>, seat: u32, name: &str) -> PoolStatus {
     let workers: Vec<WorkerStatus> = lanes.map(|(number, &left)| worker(view, seat, number, left)).collect();
     PoolStatus {
         seat: name.into(),
-        pid: Some(block.pid.get()).filter(|pid| *pid > 0),
+        pid: Some(block.child.pid()).filter(|pid| *pid > 0),
         epoch: block.epoch.load(std::sync::atomic::Ordering::Relaxed),
         state: block.state().label().into(),
         live: liveness.seats[seat as usize].live != 0 && leases.iter().any(|left| *left > 0),

@@ -51,13 +51,14 @@ impl Supervisor {
         }
     }
 
-    /// The pools hold the ports, the lock and blocked signals, so they have to be killed by hand.
+    /// Its twin is gone too. The pools hold the ports, the lock and blocked signals, so they have to be
+    /// killed by hand.
     fn gone(&self) -> String {
-        let pids = (0..SEATS as u32).map(|seat| self.table.seat(seat).pid.get()).filter(|pid| *pid > 0);
+        let pids = (0..SEATS as u32).map(|seat| self.table.seat(seat).child.pid()).filter(|pid| *pid > 0);
         let pids = pids.map(|pid| pid.to_string()).collect::<Vec<_>>().join(" ");
         format!(
-            "the supervisor is gone: traffic goes on, but nothing can be ordered, and no pool replaced; end the \
-             pools (kill -KILL {pids}), which cuts what they carry, and start the proxy again"
+            "the supervisor is gone or stopped: traffic goes on, but nothing can be ordered, and no pool replaced; \
+             end the pools (kill -KILL {pids}), which cuts what they carry, and start the proxy again"
         )
     }
 
@@ -95,7 +96,8 @@ impl Supervisor {
             let up = supervisor_is_up(self.table);
             if was_up && !up {
                 tracing::error!(
-                    "the supervisor is gone: no pool will be replaced; end the pools (kill -KILL) and start the proxy again"
+                    "the supervisor is gone or stopped: no pool will be replaced; if no twin takes its place, end the \
+                     pools (kill -KILL) and start the proxy again"
                 );
             }
             was_up = up;
@@ -115,6 +117,8 @@ impl Supervisor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::Ordering::Relaxed;
+
     use crate::{
         sys::{Fd, socket},
         table::Dimensions,
@@ -123,7 +127,7 @@ mod tests {
     fn line() -> (Supervisor, Fd) {
         let dimensions = Dimensions { descriptors: 8, workers: 1, listeners: 1, servers: 1 };
         let (_, table) = Table::create(dimensions).unwrap();
-        table.supervisor().pid.set(std::os::unix::process::parent_id() as i32);
+        table.supervisor().looked_at.store(u64::MAX, Relaxed);
         let (ours, theirs) = socket::message_pair().unwrap();
         let ours = ours.borrow().try_clone_to_owned().unwrap();
         (Supervisor::new(ours, table).unwrap(), theirs)
@@ -160,7 +164,7 @@ mod tests {
     #[tokio::test]
     async fn a_dead_supervisor_is_told() {
         let (supervisor, _theirs) = line();
-        supervisor.table.supervisor().pid.set(1 << 22);
+        supervisor.table.supervisor().looked_at.store(0, Relaxed);
         let error = supervisor.pass(Order::Stop).await.unwrap_err();
         assert!(error.contains("supervisor is gone") && error.contains("kill -KILL"), "{error}");
     }

@@ -3,7 +3,7 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
-    os::unix::{net::UnixStream, process::parent_id},
+    os::unix::net::UnixStream,
     path::PathBuf,
     sync::atomic::{AtomicU32, Ordering::Relaxed},
     thread::JoinHandle,
@@ -57,7 +57,7 @@ fn config() -> Config {
 fn table() -> Table {
     let dimensions = Dimensions { descriptors: 100, workers: 2, listeners: 2, servers: 2 };
     let (_, table) = Table::create(dimensions).unwrap();
-    table.supervisor().pid.set(parent_id() as i32);
+    table.supervisor().looked_at.store(u64::MAX, Relaxed);
     for seat in 0..2 {
         table.seat(seat).set_state(PoolState::Ready);
         table.worker(seat, 1).connections.set(5);
@@ -286,7 +286,7 @@ fn one_client_too_many_is_closed_and_counted() {
 #[test]
 fn control_outlives_the_supervisor_but_not_the_pools() {
     let mut control = start(all_live());
-    control.table.supervisor().pid.set(1 << 22);
+    control.table.supervisor().looked_at.store(0, Relaxed);
     assert!(control.ask(b"failover\n").contains("supervisor is gone"));
     assert!(control.get("/metrics").contains("\nproxy_supervisor_up 0\n"));
     crate::sys::fd::close(control.line);

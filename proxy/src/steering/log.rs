@@ -14,6 +14,12 @@ impl<L: Log> SteeringLog<L> {
         EbpfLogger::init_with_logger(bpf, logger).map(Self)
     }
 
+    /// Reads on where the reader of another process has stopped. A copy of that one's value, as a clone
+    /// has it, cannot: it remembers where that was at the time of the clone.
+    pub(super) fn resume(program: u32, logger: L) -> Result<Self, aya_log::Error> {
+        EbpfLogger::init_from_id_with_logger(program, logger).map(Self)
+    }
+
     /// Hands the waiting lines to the logger. Does not block.
     pub fn flush(&mut self) {
         self.0.flush();

@@ -155,6 +155,16 @@ impl Steering {
             .map_err(|error| SteeringError::bpf("open the kernel program's log", &error))
     }
 
+    /// Goes on with the program's log, in a process cloned from one that took it and is dead.
+    ///
+    /// # Errors
+    /// Finding a loaded program's maps takes `CAP_SYS_ADMIN` (bpf(2)), which loading it did not.
+    pub fn resume_log<L: ::log::Log>(&self, logger: L) -> Result<SteeringLog<L>, SteeringError> {
+        let program = self.program()?.info().map_err(SteeringError::of_program)?.id();
+        SteeringLog::resume(program, logger)
+            .map_err(|error| SteeringError::bpf("find the kernel program's log", &error))
+    }
+
     /// The descriptors that this value needs: maps and program. A child that keeps the value may
     /// close all others. (A [`LivenessMap`] needs none, a [`SteeringLog`] has one of its own.)
     ///

@@ -53,9 +53,16 @@ impl ControlSocket {
     }
 }
 
+impl ControlSocket {
+    /// Removes the file.
+    pub fn remove(&self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
 impl Drop for ControlSocket {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+        self.remove();
     }
 }
 

@@ -1,6 +1,8 @@
 //! Draining: new connections are refused by the kernel, those that wait are still accepted, and
 //! old ones go on. Stopping is draining with a limit, and then the end.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use crate::table::DrainState;
 
 use super::{listen, seats, setup::Setup};
@@ -17,6 +19,17 @@ pub struct Drain {
 }
 
 impl Drain {
+    /// Goes on with the draining that another supervisor has begun, if it has.
+    pub fn resume(setup: &mut Setup) -> Self {
+        let block = setup.table.supervisor();
+        let stop_at = block.stop_at.load(Relaxed);
+        let mut drain = Self { limit: (stop_at > 0).then_some(stop_at), ..Self::default() };
+        if block.drain() != DrainState::No {
+            drain.begin(setup);
+        }
+        drain
+    }
+
     /// Begins to drain; again is harmless.
     pub fn begin(&mut self, setup: &mut Setup) {
         if self.is_draining {
@@ -36,7 +49,8 @@ impl Drain {
     pub fn stop(&mut self, setup: &mut Setup, now: u64) {
         self.begin(setup);
         let limit = now + super::nanos(setup.config.drain_timeout);
-        self.limit.get_or_insert(limit);
+        let limit = *self.limit.get_or_insert(limit);
+        setup.table.supervisor().stop_at.store(limit, Relaxed);
     }
 
     /// Ends at once.

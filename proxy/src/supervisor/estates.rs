@@ -1,5 +1,8 @@
 //! What dead pools leave, and to whom: each worker's flows go to the worker of the same number in
 //! the other pool if that serves, else in the next pool of the same seat.
+//!
+//! Every step can be repeated, for the supervisor may die in the middle, and its twin does it all
+//! again: an estate is put into the heir's list before it goes from the dead worker's.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -22,39 +25,39 @@ pub fn leave(setup: &Setup, seat: u32, epoch: u32, other_serves: bool) -> Vec<u3
     let heir = if other_serves { other(seat) } else { seat };
     let mut refused = Vec::new();
     for worker in 0..setup.config.workers {
-        let block = table.worker(seat, worker);
-        let mut left = take_over(&block.estates);
-        left.push(Left { epoch, seat, set: retire_set(setup, seat, worker), heirs: 0 });
-        let cells = &table.worker(heir, worker).estates;
-        for estate in left {
-            let has_room = |cell: &Estate| {
-                estate.heirs < MOST_HEIRS
-                    && cell.leave(estate.epoch, estate.seat, estate.set, estate.heirs + 1)
-            };
-            if !cells.iter().any(has_room) {
-                refused.push(estate.epoch);
-                if estate.set.raw() > 0 {
-                    close(estate.set);
-                }
+        let heirs = &table.worker(heir, worker).estates;
+        for cell in table.worker(seat, worker).estates.iter().filter(|cell| cell.stage() != EstateStage::None)
+        {
+            let left = Left::by_heir(cell);
+            let is_left = if heir == seat { left.stay(cell) } else { left.put(heirs) };
+            if !is_left {
+                refused.push(left);
+            }
+            if heir != seat || !is_left {
+                cell.set_stage(EstateStage::None);
             }
         }
+        let own = Left { epoch, seat, set: strip_set(setup, seat, worker), heirs: 1 };
+        if !own.put(heirs) {
+            refused.push(own);
+        }
+        forget_set(table, seat, worker);
     }
     if other_serves {
         seats::ring_all(table);
     }
-    refused
+    refused.iter().filter(|left| left.set.raw() > 0).for_each(|left| close(left.set));
+    refused.iter().map(|left| left.epoch).collect()
 }
 
 /// Hands on what waits for the next pool of a seat to the other one, which serves by now.
 pub fn hand_on(setup: &Setup, seat: u32) {
     let table = &setup.table;
     for worker in 0..setup.config.workers {
-        let cells = &table.worker(seat, worker).estates;
-        for cell in cells.iter().filter(|cell| cell.stage() != EstateStage::None) {
-            let (epoch, of, heirs) =
-                (cell.epoch.load(Relaxed), cell.seat.load(Relaxed), cell.heirs.load(Relaxed));
-            let heir = &table.worker(other(seat), worker).estates;
-            if heir.iter().any(|free| free.leave(epoch, of, cell.set.fd(), heirs)) {
+        let heirs = &table.worker(other(seat), worker).estates;
+        let own = table.worker(seat, worker).estates.iter();
+        for cell in own.filter(|cell| cell.stage() != EstateStage::None) {
+            if Left::of(cell).put(heirs) {
                 cell.set_stage(EstateStage::None);
             }
         }
@@ -99,35 +102,58 @@ struct Left {
     heirs: u32,
 }
 
-/// Empties a dead worker's list. What it had adopted already is left again, for its epoll set may
-/// still have registrations; only a death before that counts against the estate.
-fn take_over(cells: &[Estate]) -> Vec<Left> {
-    let mut left = Vec::new();
-    for cell in cells {
-        let heirs = match cell.stage() {
-            EstateStage::None => continue,
-            EstateStage::Left => cell.heirs.load(Relaxed),
-            EstateStage::Adopted => 0,
-        };
+impl Left {
+    fn of(cell: &Estate) -> Self {
         let (epoch, seat) = (cell.epoch.load(Relaxed), cell.seat.load(Relaxed));
-        left.push(Left { epoch, seat, set: cell.set.fd(), heirs });
-        cell.set_stage(EstateStage::None);
+        Self { epoch, seat, set: cell.set.fd(), heirs: cell.heirs.load(Relaxed) }
     }
-    left
+
+    /// What a dead heir leaves again. What it had adopted already is among it, for its epoll set may
+    /// still have registrations; only a death before that counts against the estate.
+    fn by_heir(cell: &Estate) -> Self {
+        let left = Self::of(cell);
+        let heirs = if cell.stage() == EstateStage::Adopted { 1 } else { left.heirs + 1 };
+        Self { heirs, ..left }
+    }
+
+    /// Puts it into a list, unless it is there. Answers whether it is then.
+    fn put(&self, cells: &[Estate]) -> bool {
+        let is_this = |cell: &Estate| {
+            let other = Self::of(cell);
+            cell.stage() != EstateStage::None && (other.epoch, other.set) == (self.epoch, self.set)
+        };
+        let is_room = |cell: &Estate| cell.leave(self.epoch, self.seat, self.set, self.heirs);
+        cells.iter().any(is_this) || (self.heirs <= MOST_HEIRS && cells.iter().any(is_room))
+    }
+
+    /// Leaves it where it is, to the next pool of the same seat. Answers whether it may be.
+    fn stay(&self, cell: &Estate) -> bool {
+        cell.heirs.store(self.heirs, Relaxed);
+        cell.set_stage(EstateStage::Left);
+        self.heirs <= MOST_HEIRS
+    }
 }
 
 /// Takes a dead worker's listening sockets and bell out of its epoll set, so that only flows are left.
-fn retire_set(setup: &Setup, seat: u32, worker: u32) -> Fd {
+fn strip_set(setup: &Setup, seat: u32, worker: u32) -> Fd {
     let block = setup.table.worker(seat, worker);
-    let (set, bell) = (block.epoll.fd(), block.bell.fd());
-    block.epoll.set(0);
-    block.bell.set(0);
+    let set = block.epoll.fd();
     if set.raw() > 0 {
-        for owner in 0..SEATS as u32 {
-            seats::slots(setup, owner, worker)
-                .for_each(|slot| epoll::remove(set, setup.sockets[slot as usize]));
-        }
-        close(bell);
+        let slots = (0..SEATS as u32).flat_map(|owner| seats::slots(setup, owner, worker));
+        slots.for_each(|slot| epoll::remove(set, setup.sockets[slot as usize]));
+        epoll::remove(set, block.bell.fd());
     }
     set
+}
+
+/// Forgets a dead worker's set, which is an estate now, and closes its bell: in this order, for a
+/// number that is closed twice may be somebody else's the second time.
+fn forget_set(table: &Table, seat: u32, worker: u32) {
+    let block = table.worker(seat, worker);
+    block.epoll.set(0);
+    let bell = block.bell.fd();
+    block.bell.set(0);
+    if bell.raw() > 0 {
+        close(bell);
+    }
 }

@@ -28,6 +28,11 @@ impl Control {
         Self::default()
     }
 
+    /// Goes on with the process that another supervisor has started.
+    pub fn resume(child: Option<Child>, now: u64) -> Self {
+        Self { child, started_at: now }
+    }
+
     /// The process, if it runs.
     pub fn child(&self) -> Option<&Child> {
         self.child.as_ref()
@@ -40,6 +45,7 @@ impl Control {
         {
             let ending = process::reap(child);
             tracing::warn!(pid = child.pid, %ending, "control died");
+            setup.table.supervisor().control.clear();
             self.child = None;
         }
         let may_start = self.started_at == 0 || now - self.started_at >= RESPAWN;
@@ -67,7 +73,7 @@ impl Control {
                 if self.started_at > 0 {
                     block.control_restarts.add(1);
                 }
-                block.control_pid.set(child.pid);
+                block.control.set(child);
                 self.child = Some(child);
             }
             Err(error) => tracing::error!(%error, "control cannot be started"),

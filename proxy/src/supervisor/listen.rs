@@ -62,7 +62,8 @@ pub fn steer(config: &Config, steering: &mut Steering, sockets: &[Fd]) -> Result
     Ok(())
 }
 
-/// Lets the kernel refuse new TCP connections; those that wait already can still be accepted.
+/// Lets the kernel refuse new TCP connections; those that wait already can still be accepted. To do
+/// it again is harmless.
 ///
 /// # Errors
 /// The kernel refuses.

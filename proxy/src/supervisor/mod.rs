@@ -7,10 +7,12 @@ mod drain;
 mod estates;
 mod helper;
 mod listen;
+mod orders;
 mod plan;
 mod seats;
 mod setup;
 mod sweep;
+mod twin;
 
 use std::{
     io,
@@ -24,11 +26,10 @@ use proxy_common::lease::{PRIMARY, SEATS, STANDBY, other};
 
 use crate::{
     config::Config,
-    orders::{Answer, Order},
     sys::{
         Fd, poll,
         process::{self, Child},
-        signal, socket, time,
+        time,
     },
     table::{FailoverReason, LostReason, TakeoverStage},
 };
@@ -37,6 +38,7 @@ use helper::Control;
 use plan::{Action, Plan, Policy, name};
 use seats::Seats;
 use setup::Setup;
+use twin::Twin;
 
 /// How often leases are looked at.
 const TICK: Duration = Duration::from_millis(10);
@@ -64,16 +66,7 @@ pub fn run(config: Config) -> Result<()> {
         took_ms = started.elapsed().as_millis() as u64,
         "listening"
     );
-    let result = loop {
-        match supervisor.turn() {
-            Ok(false) => {}
-            Ok(true) => break Ok(()),
-            Err(error) => break Err(error.context("the supervisor cannot go on")),
-        }
-    };
-    // Whatever the reason: pools without a supervisor would go on for good.
-    supervisor.end();
-    result
+    supervisor.serve()
 }
 
 struct Supervisor {
@@ -81,6 +74,9 @@ struct Supervisor {
     plan: Plan,
     seats: Seats,
     control: Control,
+    twin: Twin,
+    /// This process, whose death its twin waits for.
+    own: Option<Child>,
     drain: Drain,
     /// When each seat's pool was seen dead, monotonic nanoseconds.
     died_at: [u64; SEATS],
@@ -89,6 +85,8 @@ struct Supervisor {
     corpses: Vec<(u32, Child)>,
     /// Dead pools whose flows are being adopted.
     unswept: Vec<Unswept>,
+    /// Epochs of pools that died under another supervisor and were not swept by it.
+    strays: Vec<u32>,
     /// Descriptors may be open that nobody owns.
     has_orphans: bool,
 }
@@ -114,19 +112,37 @@ impl Supervisor {
             plan: Plan::new(policy),
             seats: Seats::new(),
             control: Control::new(),
+            twin: Twin::default(),
+            own: None,
             drain: Drain::default(),
             died_at: [0; SEATS],
             fenced_at: [0; SEATS],
             corpses: Vec::new(),
             unswept: Vec::new(),
+            strays: Vec::new(),
             has_orphans: false,
             setup,
         }
     }
 
+    /// Supervises until the end.
+    fn serve(&mut self) -> Result<()> {
+        let result = loop {
+            match self.turn() {
+                Ok(false) => {}
+                Ok(true) => break Ok(()),
+                Err(error) => break Err(error.context("the supervisor cannot go on")),
+            }
+        };
+        // Whatever the reason: pools without a supervisor would go on for good.
+        self.end();
+        result
+    }
+
     /// One turn: wait for a tick or for news, look, act. Answers whether the proxy is to end.
     fn turn(&mut self) -> Result<bool> {
         let now = time::monotonic_ns();
+        self.setup.table.supervisor().looked_at.store(now, Relaxed);
         let liveness = self.setup.steering.liveness();
         let seen = [PRIMARY, STANDBY].map(|seat| self.seats.look(&self.setup.table, liveness, seat, now));
         let actions = self.plan.tick(now, seen);
@@ -134,8 +150,10 @@ impl Supervisor {
         for seat in [PRIMARY, STANDBY] {
             self.setup.table.seat(seat).set_state(self.plan.state(seat));
         }
+        self.setup.table.supervisor().pinned.store(self.plan.is_pinned().into(), Relaxed);
         actions.into_iter().for_each(|action| self.act(now, action));
         self.control.watch(&self.setup, now);
+        self.watch_twin(now);
         seats::give_pipes(&self.setup);
         self.sweep();
         let is_over = self.drain.tick(&self.setup, now);
@@ -146,10 +164,11 @@ impl Supervisor {
     }
 
     fn wait(&mut self, now: u64) -> io::Result<()> {
-        let log = Fd::from_raw(self.setup.log.as_fd().as_raw_fd());
-        let mut fds = vec![self.setup.signals, self.setup.orders.0, log];
+        let mut fds = vec![self.setup.signals, self.setup.orders.0];
         let children = self.seats.children.iter().flatten().chain(self.control.child());
+        let children = children.chain(self.twin.child());
         fds.extend(children.map(|child| child.pidfd));
+        fds.extend(self.setup.log.as_ref().map(|log| Fd::from_raw(log.as_fd().as_raw_fd())));
         let ready = poll::readable(&fds, TICK)?;
         if ready[0] {
             self.take_signals(now);
@@ -157,8 +176,8 @@ impl Supervisor {
         if ready[1] {
             self.take_orders(now);
         }
-        if ready[2] {
-            self.setup.log.flush();
+        if let (Some(log), Some(true)) = (&mut self.setup.log, ready.last()) {
+            log.flush();
         }
         Ok(())
     }
@@ -216,7 +235,6 @@ impl Supervisor {
         }
         self.died_at[seat as usize] = now;
         self.setup.steering.liveness().expire(seat);
-        self.setup.table.seat(seat).pid.set(0);
         // Collecting it can take long (the kernel forgets what /proc has shown of it) and can wait.
         self.corpses.extend(self.seats.children[seat as usize].take().map(|child| (seat, child)));
     }
@@ -235,6 +253,8 @@ impl Supervisor {
             tracing::error!(epoch = refused, "what a dead worker left has no heir: the sweep will cut it");
         }
         self.unswept.push(Unswept { epoch, seat, died_at });
+        // Last: until then a new supervisor takes it for a pool that is to be buried.
+        setup.table.seat(seat).child.clear();
     }
 
     /// Closes what a dead pool left, once its heir has adopted all that it could.
@@ -257,6 +277,7 @@ impl Supervisor {
             let (pool, took_us) = (name(done.seat), seats::elapsed_us(done.died_at));
             tracing::info!(pool, took_us, lost = swept.connections + swept.flows, "taken over");
         }
+        self.sweep_strays();
         if self.unswept.is_empty() {
             if self.has_orphans {
                 self.find_orphans();
@@ -268,11 +289,20 @@ impl Supervisor {
         }
     }
 
+    fn sweep_strays(&mut self) {
+        let table = self.setup.table;
+        for epoch in
+            self.strays.extract_if(.., |epoch| !estates::is_waiting(&table, *epoch)).collect::<Vec<_>>()
+        {
+            self.count_lost(sweep::cut(&table, epoch));
+        }
+    }
+
     fn find_orphans(&mut self) {
         let Some(heir) = [PRIMARY, STANDBY].into_iter().find(|seat| self.plan.serves(*seat)) else {
             return;
         };
-        let epoch = self.seats.new_epoch();
+        let epoch = seats::new_epoch(&self.setup.table);
         let Some(found) = sweep::find_orphans(&self.setup.table, self.setup.config, 0, epoch) else {
             return;
         };
@@ -294,68 +324,10 @@ impl Supervisor {
         block.lost_udp[LostReason::PoolDied as usize].add(swept.flows);
     }
 
-    fn take_signals(&mut self, now: u64) {
-        while let Some(signal) = signal::next(self.setup.signals) {
-            match signal {
-                libc::SIGTERM | libc::SIGINT => self.stop(now),
-                libc::SIGHUP => tracing::warn!("SIGHUP: reload is not there yet; restart the proxy instead"),
-                libc::SIGUSR2 => {
-                    tracing::warn!("SIGUSR2: upgrade is not there yet; restart the proxy instead")
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// The first signal drains, a second one ends at once.
-    fn stop(&mut self, now: u64) {
-        if self.drain.is_stopping() {
-            self.drain.stop_now();
-        } else {
-            self.drain.stop(&mut self.setup, now);
-        }
-    }
-
-    fn take_orders(&mut self, now: u64) {
-        let orders = self.setup.orders.0;
-        let mut buffer = [0; 64];
-        while let Ok(length @ 1..) = socket::receive_message(orders, &mut buffer) {
-            let order = std::str::from_utf8(&buffer[..length]).ok().and_then(Order::parse);
-            let answer = match order {
-                Some(order) => self.obey(now, order),
-                None => Answer::Refused("no such order".into()),
-            };
-            if let Err(error) = socket::send_message(orders, answer.encode().as_bytes()) {
-                tracing::warn!(%error, "control does not take the answer to an order");
-            }
-        }
-    }
-
-    fn obey(&mut self, now: u64, order: Order) -> Answer {
-        tracing::info!(order = order.word(), "order from the control socket");
-        match order {
-            Order::Failover => return self.prefer(now, STANDBY),
-            Order::Failback => return self.prefer(now, PRIMARY),
-            Order::Drain => self.drain.begin(&mut self.setup),
-            Order::Stop => self.drain.stop(&mut self.setup, now),
-            Order::StopNow => self.drain.stop_now(),
-        }
-        Answer::Done
-    }
-
-    fn prefer(&mut self, now: u64, seat: u32) -> Answer {
-        match self.plan.prefer(seat) {
-            Err(why) => Answer::Refused(why),
-            Ok(actions) => {
-                actions.into_iter().for_each(|action| self.act(now, action));
-                Answer::Done
-            }
-        }
-    }
-
     /// Ends everything; what is still open is reset, and counted. Left to the exit of the process, a
     /// connection would be closed, and a stream broken off would look like one that has ended.
-    fn end(mut self) {
+    fn end(&mut self) {
+        self.twin.end();
         let cut = drain::open_flows(&self.setup);
         for seat in [PRIMARY, STANDBY] {
             let is_gone = self.seats.children[seat as usize].take().is_none_or(put_down);
@@ -364,10 +336,11 @@ impl Supervisor {
                 sweep::cut(&self.setup.table, epoch);
             }
         }
-        for unswept in &self.unswept {
-            sweep::cut(&self.setup.table, unswept.epoch);
+        for epoch in self.unswept.iter().map(|unswept| &unswept.epoch).chain(&self.strays) {
+            sweep::cut(&self.setup.table, *epoch);
         }
         self.control.child().copied().map(put_down);
+        self.setup.control_socket.remove();
         tracing::info!(connections_cut = cut.0, flows_cut = cut.1, "ended");
     }
 }

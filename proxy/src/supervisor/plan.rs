@@ -119,6 +119,27 @@ impl Plan {
         Self { policy, seats: [seat.clone(), seat], first: PRIMARY, pinned: false }
     }
 
+    /// Goes on where another plan stopped: with the states it had last, the seat it tried first, and
+    /// whether an administrator wanted that. Nothing is lent, and every silence begins now.
+    pub fn resume(policy: Policy, now: u64, states: [PoolState; SEATS], first: u32, pinned: bool) -> Self {
+        let mut plan = Self { first, pinned, ..Self::new(policy) };
+        for (seat, state) in (0..).zip(states) {
+            plan.enter(now, seat, state);
+            plan.seat_mut(seat).ready_since = plan.serves(seat).then_some(now);
+        }
+        plan
+    }
+
+    /// The settings that it decides by.
+    pub fn policy(&self) -> Policy {
+        self.policy
+    }
+
+    /// Whether an administrator wants new traffic to stay at the standby.
+    pub fn is_pinned(&self) -> bool {
+        self.pinned
+    }
+
     /// A seat's state.
     pub fn state(&self, seat: u32) -> PoolState {
         self.seats[seat as usize].state

@@ -1,6 +1,12 @@
 //! The two seats: cloning pools into them, killing them, lending their queues.
 
-use std::{io, sync::atomic::Ordering::Relaxed};
+use std::{
+    io,
+    sync::atomic::{
+        Ordering::{Relaxed, SeqCst},
+        fence,
+    },
+};
 
 use proxy_common::{
     lease::{SEATS, other},
@@ -27,19 +33,12 @@ use super::{estates, plan::Seen, setup::Setup};
 pub struct Seats {
     /// By seat.
     pub children: [Option<Child>; SEATS],
-    next_epoch: u32,
 }
 
 impl Seats {
     /// Nobody sits there yet.
     pub fn new() -> Self {
-        Self { children: [None; SEATS], next_epoch: 1 }
-    }
-
-    /// An epoch that no pool has had.
-    pub fn new_epoch(&mut self) -> u32 {
-        self.next_epoch += 1;
-        self.next_epoch - 1
+        Self { children: [None; SEATS] }
     }
 
     /// Clones a pool into a seat.
@@ -49,7 +48,7 @@ impl Seats {
     pub fn spawn(&mut self, setup: &Setup, seat: u32) -> io::Result<Child> {
         // Of this attempt alone, also if it fails: its leftovers are swept by epoch, and the other
         // seat's pool must not have the same one.
-        let epoch = self.new_epoch();
+        let epoch = new_epoch(&setup.table);
         let block = setup.table.seat(seat);
         block.epoch.store(epoch, Relaxed);
         let pool = Pool {
@@ -64,9 +63,13 @@ impl Seats {
             null: setup.null,
         };
         setup.steering.liveness().expire(seat);
-        let child = process::clone_sharing_files(|| pool.run())?;
+        let parent = std::process::id() as i32;
+        let child =
+            process::clone_sharing_files(
+                || if announce(&setup.table, seat, parent) { pool.run() } else { 1 },
+            )?;
         self.children[seat as usize] = Some(child);
-        block.pid.set(child.pid);
+        block.child.set(child);
         if epoch > SEATS as u32 {
             block.restarts.add(1);
         }
@@ -87,6 +90,20 @@ impl Seats {
             lapsed: lapsed.fold(0, |mask, worker| mask | 1 << worker),
         }
     }
+}
+
+/// An epoch that no pool has had.
+pub fn new_epoch(table: &Table) -> u32 {
+    table.supervisor().epochs.fetch_add(1, Relaxed) + 1
+}
+
+/// A newborn pool says that it is there, for its parent may die before it does. Answers whether its
+/// parent is the supervisor still: another one would put a pool of its own into the seat, unless it
+/// knows of this one. Both sides store and then load, so one of them sees the other.
+fn announce(table: &Table, seat: u32, parent: i32) -> bool {
+    table.seat(seat).child.set_pid(std::process::id() as i32);
+    fence(SeqCst);
+    table.supervisor().pid.get() == parent
 }
 
 /// Makes what a pool's workers are given: epoll sets with the seat's listening sockets, bells, pipes.
@@ -116,9 +133,10 @@ fn prepare(setup: &Setup, seat: u32, epoch: u32) -> io::Result<Vec<Vec<Fd>>> {
 fn close_sets(table: &Table, seat: u32) {
     for block in table.workers(seat) {
         for cell in [&block.epoll, &block.bell] {
-            if cell.get() > 0 {
-                close(cell.fd());
-                cell.set(0);
+            let number = cell.fd();
+            cell.set(0);
+            if number.raw() > 0 {
+                close(number);
             }
         }
     }

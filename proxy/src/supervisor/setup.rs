@@ -31,8 +31,8 @@ pub struct Setup {
     pub table: Table,
     /// The kernel program.
     pub steering: Steering,
-    /// Its log.
-    pub log: SteeringLog<KernelLog>,
+    /// Its log; `None` if it cannot be read.
+    pub log: Option<SteeringLog<KernelLog>>,
     /// Limits on flows.
     pub limits: Limits,
     /// Listening sockets by slot.
@@ -87,7 +87,7 @@ pub fn open(config: Config) -> Result<Setup> {
         config,
         table,
         steering,
-        log,
+        log: Some(log),
         limits,
         sockets,
         control_socket,

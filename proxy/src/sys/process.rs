@@ -16,6 +16,8 @@ pub struct Child {
 /// How a child ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
+    /// It was no child of this process, so that nobody told.
+    Unknown,
     /// By `exit` with this code.
     Exited(i32),
     /// By this signal.
@@ -25,6 +27,7 @@ pub enum Ending {
 impl std::fmt::Display for Ending {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::Unknown => formatter.write_str("unknown (no child of this process)"),
             Self::Exited(code) => write!(formatter, "exit code {code}"),
             Self::Killed(signal) => write!(formatter, "signal {signal}"),
         }
@@ -115,6 +118,16 @@ fn thread_count() -> io::Result<usize> {
     Ok(std::fs::read_dir("/proc/self/task")?.count())
 }
 
+/// A process by its number, as a child of somebody; the caller knows that the number is its still.
+///
+/// # Errors
+/// There is no such process, or the descriptor limit is reached.
+pub fn open(pid: i32) -> io::Result<Child> {
+    // SAFETY: integers only.
+    let pidfd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as i32)?;
+    Ok(Child { pid, pidfd: Fd::from_raw(pidfd) })
+}
+
 /// Sends SIGKILL by pidfd: it cannot hit a reused process number.
 ///
 /// # Errors
@@ -141,13 +154,16 @@ pub fn is_dead(child: Child, timeout: Duration) -> bool {
     poll::readable(&[child.pidfd], timeout).is_ok_and(|ready| ready[0])
 }
 
-/// Collects a dead child, closes its pidfd, and says how it ended.
+/// Collects a dead child, closes its pidfd, and says how it ended. One that another process has
+/// cloned is collected by its own parent, or by who inherits that one's children.
 pub fn reap(child: Child) -> Ending {
     let mut status = 0;
     // SAFETY: writes one int. The child is dead, so this does not block.
-    unsafe { libc::waitpid(child.pid, &mut status, 0) };
+    let collected = unsafe { libc::waitpid(child.pid, &mut status, 0) };
     close(child.pidfd);
-    if libc::WIFSIGNALED(status) {
+    if collected != child.pid {
+        Ending::Unknown
+    } else if libc::WIFSIGNALED(status) {
         Ending::Killed(libc::WTERMSIG(status))
     } else {
         Ending::Exited(libc::WEXITSTATUS(status))

@@ -8,7 +8,7 @@ use std::sync::atomic::{
 use zerocopy::{FromZeros, KnownLayout};
 
 use super::{Counter, Gauge, Histogram};
-use crate::sys::Fd;
+use crate::sys::{Fd, process::Child};
 
 /// A pool's state, as the supervisor sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,6 +131,43 @@ impl NumberCell {
     }
 }
 
+/// A child process of the supervisor, for whoever has to go on in its place.
+#[repr(C)]
+#[derive(Debug, FromZeros, KnownLayout)]
+pub struct ChildCell {
+    pid: NumberCell,
+    pidfd: NumberCell,
+}
+
+impl ChildCell {
+    /// Its process number; 0 if there is none.
+    pub fn pid(&self) -> i32 {
+        self.pid.get()
+    }
+
+    /// The descriptor of the process; 0 if it is not known yet.
+    pub fn pidfd(&self) -> Fd {
+        self.pidfd.fd()
+    }
+
+    /// Notes a child.
+    pub fn set(&self, child: Child) {
+        self.pidfd.set(child.pidfd.raw());
+        self.pid.set(child.pid);
+    }
+
+    /// Notes the number alone: what a newborn pool knows of itself.
+    pub fn set_pid(&self, pid: i32) {
+        self.pid.set(pid);
+    }
+
+    /// Forgets it.
+    pub fn clear(&self) {
+        self.pid.set(0);
+        self.pidfd.set(0);
+    }
+}
+
 /// Written by the supervisor.
 #[repr(C, align(64))]
 #[derive(Debug, FromZeros, KnownLayout)]
@@ -141,8 +178,20 @@ pub struct SupervisorBlock {
     pub gate: AtomicU32,
     /// A [`DrainState`].
     drain: AtomicU32,
-    /// The control process's number.
-    pub control_pid: NumberCell,
+    /// When it last looked at the pools, nanoseconds of the monotonic clock.
+    pub looked_at: AtomicU64,
+    /// Supervisors that took the place of a dead one.
+    pub successions: Counter,
+    /// Its twin, which takes its place when it dies.
+    pub twin: ChildCell,
+    /// The control process.
+    pub control: ChildCell,
+    /// The epoch of the next pool, less one.
+    pub epochs: AtomicU32,
+    /// 1 while an administrator wants new traffic to stay at the standby.
+    pub pinned: AtomicU32,
+    /// Stopping: when patience with old connections ends, nanoseconds of the monotonic clock; 0 if not.
+    pub stop_at: AtomicU64,
     /// Control processes started after the first.
     pub control_restarts: Counter,
     /// By [`FailoverReason`].
@@ -263,8 +312,8 @@ impl AdoptedState {
 #[repr(C, align(64))]
 #[derive(Debug, FromZeros, KnownLayout)]
 pub struct SeatBlock {
-    /// The pool's process number; 0 while there is none.
-    pub pid: NumberCell,
+    /// The pool's process. A newborn pool writes its number itself.
+    pub child: ChildCell,
     /// The pool's epoch.
     pub epoch: AtomicU32,
     state: AtomicU32,

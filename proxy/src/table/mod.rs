@@ -11,8 +11,8 @@ mod tag;
 mod window;
 
 pub use blocks::{
-    AdoptedState, DrainState, Estate, EstateStage, FailoverReason, LostReason, NumberCell, PoolState,
-    SeatBlock, SupervisorBlock, TakeoverStage, WorkerBlock,
+    AdoptedState, ChildCell, DrainState, Estate, EstateStage, FailoverReason, LostReason, NumberCell,
+    PoolState, SeatBlock, SupervisorBlock, TakeoverStage, WorkerBlock,
 };
 pub use counters::{
     ConnectFailure, Counter, DropReason, Gauge, HISTOGRAM_BOUNDS_MS, Histogram, ListenerCounters, Rejection,

@@ -7,7 +7,9 @@ use fastrand::Rng;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::process::{children, status_line, threads};
+use crate::process::threads;
+use crate::proxy::Proxy;
+use crate::status::Status;
 use crate::sys;
 use crate::{PRIMARY, STANDBY};
 
@@ -29,6 +31,12 @@ pub enum Fault {
     KillBoth,
     /// A worker hangs until its pool is fenced.
     Block(&'static str, u32),
+    /// A pool is killed, and so many milliseconds later the supervisor.
+    KillSupervisorAfter(&'static str, u64),
+    /// The supervisor is killed.
+    KillSupervisor,
+    /// The supervisor's twin is killed.
+    KillTwin,
     /// Control is killed.
     KillControl,
 }
@@ -42,7 +50,10 @@ impl Fault {
         }
         let seat = *last;
         match rng.u32(..100) {
-            0..52 => Self::Kill(seat),
+            0..45 => Self::Kill(seat),
+            45..49 => Self::KillSupervisorAfter(seat, rng.u64(..=20)),
+            49..51 => Self::KillSupervisor,
+            51..52 => Self::KillTwin,
             52..60 => Self::Stop(seat),
             60..70 => Self::Pause(seat, rng.u64(PAUSE_MS)),
             70..84 => Self::KillTwo(seat, rng.u64(..=20)),
@@ -53,40 +64,49 @@ impl Fault {
     }
 
     /// Does it. What is dead already cannot be hurt.
-    pub fn strike(&self, supervisor: i32) {
-        let strike = |name, what| {
-            if let Some(pid) = process(supervisor, name) {
-                let _ = kill(Pid::from_raw(pid), what);
-            }
-        };
+    pub fn strike(&self, proxy: &Proxy) {
+        let Some(status) = proxy.try_status() else { return };
         match self {
-            Self::Kill(seat) => strike(seat, Signal::SIGKILL),
-            Self::Stop(seat) => strike(seat, Signal::SIGSTOP),
+            Self::Kill(seat) => send(pool(&status, seat), Signal::SIGKILL),
+            Self::Stop(seat) => send(pool(&status, seat), Signal::SIGSTOP),
             Self::Pause(seat, ms) => {
-                strike(seat, Signal::SIGSTOP);
+                send(pool(&status, seat), Signal::SIGSTOP);
                 sleep(Duration::from_millis(*ms));
-                strike(seat, Signal::SIGCONT);
+                send(pool(&status, seat), Signal::SIGCONT);
             }
             Self::KillTwo(seat, ms) => {
-                strike(seat, Signal::SIGKILL);
+                send(pool(&status, seat), Signal::SIGKILL);
                 sleep(Duration::from_millis(*ms));
-                strike(if *seat == PRIMARY { STANDBY } else { PRIMARY }, Signal::SIGKILL);
+                send(pool(&status, if *seat == PRIMARY { STANDBY } else { PRIMARY }), Signal::SIGKILL);
             }
-            Self::KillBoth => [PRIMARY, STANDBY].into_iter().for_each(|seat| strike(seat, Signal::SIGKILL)),
-            Self::Block(seat, worker) => block(supervisor, seat, *worker),
-            Self::KillControl => strike("control", Signal::SIGKILL),
+            Self::KillBoth => {
+                [PRIMARY, STANDBY].into_iter().for_each(|seat| send(pool(&status, seat), Signal::SIGKILL));
+            }
+            Self::Block(seat, worker) => block(pool(&status, seat), *worker),
+            Self::KillSupervisorAfter(seat, ms) => {
+                send(pool(&status, seat), Signal::SIGKILL);
+                sleep(Duration::from_millis(*ms));
+                send(Some(status.supervisor.pid), Signal::SIGKILL);
+            }
+            Self::KillSupervisor => send(Some(status.supervisor.pid), Signal::SIGKILL),
+            Self::KillTwin => send(status.supervisor.twin_pid, Signal::SIGKILL),
+            Self::KillControl => send(Some(status.control.pid), Signal::SIGKILL),
         }
     }
 }
 
-/// The process of this name, `proxy-NAME` in the table of processes.
-fn process(supervisor: i32, name: &str) -> Option<i32> {
-    let is_named = |pid: &i32| status_line(*pid, "Name").is_some_and(|n| n == format!("proxy-{name}"));
-    children(supervisor).into_iter().find(is_named)
+fn pool(status: &Status, seat: &str) -> Option<i32> {
+    status.pool(seat).pid
 }
 
-fn block(supervisor: i32, seat: &str, worker: u32) {
-    let Some(pid) = process(supervisor, seat) else { return };
+fn send(pid: Option<i32>, signal: Signal) {
+    if let Some(pid) = pid {
+        let _ = kill(Pid::from_raw(pid), signal);
+    }
+}
+
+fn block(pid: Option<i32>, worker: u32) {
+    let Some(pid) = pid else { return };
     let name = format!("worker-{worker}");
     if let Some((tid, _)) = threads(pid).into_iter().find(|(_, thread)| *thread == name) {
         let _ = sys::tgkill(pid, tid, Signal::SIGUSR1);

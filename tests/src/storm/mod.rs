@@ -131,7 +131,7 @@ fn strike_on(settings: &Settings, log: &Log, proxy: &Proxy) {
         sleep(Duration::from_millis(rng.u64(300..650)));
         let fault = Fault::any(&mut rng, WORKERS, &mut seat);
         log.fault(format!("{fault:?}"));
-        fault.strike(proxy.supervisor());
+        fault.strike(proxy);
         let struck = Instant::now();
         let Some(metrics) = wait_whole(proxy) else {
             log.fail(&format!("not whole again after {WHOLE:?}: {:?}", proxy.try_status()));
@@ -147,7 +147,8 @@ fn strike_on(settings: &Settings, log: &Log, proxy: &Proxy) {
     }
 }
 
-/// Waits until both pools are ready. A pool that was just struck may still be called ready.
+/// Waits until both pools are ready and the supervisor has its twin. A pool that was just struck may
+/// still be called ready.
 fn wait_whole(proxy: &Proxy) -> Option<Metrics> {
     let end = Instant::now() + WHOLE;
     sleep(Duration::from_millis(30));
@@ -155,6 +156,8 @@ fn wait_whole(proxy: &Proxy) -> Option<Metrics> {
         let metrics = scrape(proxy);
         if let Some(metrics) = metrics
             && metrics.sum("proxy_pool_state", &[("state", "ready")]) == 2.0
+            && metrics.sum("proxy_supervisor_up", &[]) == 1.0
+            && metrics.sum("proxy_supervisor_twin_up", &[]) == 1.0
         {
             return Some(metrics);
         }
@@ -226,7 +229,8 @@ struct Open {
 
 impl Open {
     fn of(proxy: &Proxy) -> Self {
-        let entries = fs::read_dir(format!("/proc/{}/fd", proxy.supervisor())).expect("list descriptors");
+        let supervisor = proxy.status().supervisor.pid;
+        let entries = fs::read_dir(format!("/proc/{supervisor}/fd")).expect("list descriptors");
         let link = |entry: fs::DirEntry| fs::read_link(entry.path()).ok();
         let links: Vec<_> = entries.filter_map(|entry| link(entry.ok()?)).collect();
         let count = |prefix: &str| links.iter().filter(|l| l.to_string_lossy().starts_with(prefix)).count();

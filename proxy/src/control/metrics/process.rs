@@ -19,9 +19,16 @@ pub fn families(view: &View<'_>) -> Vec<Family> {
         build,
         Family::gauge(
             "proxy_supervisor_up",
-            "1 while the supervisor lives, which replaces dead and hung pools.",
+            "1 while the supervisor looks after the pools: it replaces dead and hung ones.",
         )
         .of(f64::from(supervisor_is_up(view.table))),
+        Family::gauge("proxy_supervisor_twin_up", "1 while a twin waits to take the supervisor's place.")
+            .of(f64::from(block.twin.pid() > 0)),
+        Family::counter(
+            "proxy_supervisor_successions_total",
+            "Times that a twin took the place of a supervisor that had died or hung.",
+        )
+        .of(block.successions.get() as f64),
         Family::gauge("proxy_draining", "1 while new connections are refused because of drain or stop.")
             .of(f64::from(block.drain() != DrainState::No)),
         Family::counter("proxy_control_restarts_total", "Control processes started after the first.")
@@ -63,8 +70,8 @@ fn limits(view: &View<'_>) -> Family {
 
 fn resources(view: &View<'_>) -> Vec<Family> {
     let supervisor = view.table.supervisor().pid.get();
-    let mut pids = vec![supervisor, std::process::id() as i32];
-    pids.extend(SEAT_NAMES.map(|(seat, _)| view.table.seat(seat).pid.get()));
+    let mut pids = vec![supervisor, view.table.supervisor().twin.pid(), std::process::id() as i32];
+    pids.extend(SEAT_NAMES.map(|(seat, _)| view.table.seat(seat).child.pid()));
     pids.retain(|pid| *pid > 0);
     vec![
         Family::counter(

@@ -1,0 +1,71 @@
+//! What the supervisor is told: signals, and orders that control passes on.
+
+use proxy_common::lease::{PRIMARY, STANDBY};
+
+use crate::{
+    orders::{Answer, Order},
+    sys::{signal, socket},
+};
+
+use super::Supervisor;
+
+impl Supervisor {
+    pub(super) fn take_signals(&mut self, now: u64) {
+        while let Some(signal) = signal::next(self.setup.signals) {
+            match signal {
+                libc::SIGTERM | libc::SIGINT => self.stop(now),
+                libc::SIGHUP => tracing::warn!("SIGHUP: reload is not there yet; restart the proxy instead"),
+                libc::SIGUSR2 => {
+                    tracing::warn!("SIGUSR2: upgrade is not there yet; restart the proxy instead")
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The first signal drains, a second one ends at once.
+    fn stop(&mut self, now: u64) {
+        if self.drain.is_stopping() {
+            self.drain.stop_now();
+        } else {
+            self.drain.stop(&mut self.setup, now);
+        }
+    }
+
+    pub(super) fn take_orders(&mut self, now: u64) {
+        let orders = self.setup.orders.0;
+        let mut buffer = [0; 64];
+        while let Ok(length @ 1..) = socket::receive_message(orders, &mut buffer) {
+            let order = std::str::from_utf8(&buffer[..length]).ok().and_then(Order::parse);
+            let answer = match order {
+                Some(order) => self.obey(now, order),
+                None => Answer::Refused("no such order".into()),
+            };
+            if let Err(error) = socket::send_message(orders, answer.encode().as_bytes()) {
+                tracing::warn!(%error, "control does not take the answer to an order");
+            }
+        }
+    }
+
+    fn obey(&mut self, now: u64, order: Order) -> Answer {
+        tracing::info!(order = order.word(), "order from the control socket");
+        match order {
+            Order::Failover => return self.prefer(now, STANDBY),
+            Order::Failback => return self.prefer(now, PRIMARY),
+            Order::Drain => self.drain.begin(&mut self.setup),
+            Order::Stop => self.drain.stop(&mut self.setup, now),
+            Order::StopNow => self.drain.stop_now(),
+        }
+        Answer::Done
+    }
+
+    fn prefer(&mut self, now: u64, seat: u32) -> Answer {
+        match self.plan.prefer(seat) {
+            Err(why) => Answer::Refused(why),
+            Ok(actions) => {
+                actions.into_iter().for_each(|action| self.act(now, action));
+                Answer::Done
+            }
+        }
+    }
+}
