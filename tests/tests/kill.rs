@@ -11,7 +11,8 @@ use proxy_tests::clients::{Crowd, Outcome, Tally, ask_on, ask_tcp, ask_udp, conn
 use proxy_tests::net::{at, isolate};
 use proxy_tests::process::{alive, children, signal, status_line};
 use proxy_tests::proxy::Proxy;
-use proxy_tests::wait::{stays_true, until, until_true};
+use proxy_tests::status::Status;
+use proxy_tests::wait::{until, until_true};
 use proxy_tests::{PRIMARY, STANDBY, servers};
 
 const LISTEN: &str = "127.0.0.1:8080";
