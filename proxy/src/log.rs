@@ -1,28 +1,82 @@
 //! Logs: `tracing`, and through it the `log` crate (aya's lines), to stderr.
 
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, IsTerminal},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use ::log::{Log, Metadata, Record};
 use tracing_subscriber::{EnvFilter, util::SubscriberInitExt};
 
-use crate::{cli::LogFormat, config::Listener};
+use crate::{
+    cli::LogFormat,
+    config::Listener,
+    sys::{Fd, poll},
+};
 
 /// Variable that says what is logged, in the form of `tracing_subscriber::EnvFilter`:
 /// `warn`, `debug`, `proxy::control=debug`.
 pub const VARIABLE: &str = "PROXY_LOG";
 
 /// Starts logging to stderr. It makes no thread and no descriptor and buffers nothing, so it works
-/// on in cloned processes. Doing it again changes nothing.
+/// on in cloned processes. It never waits for a reader. Doing it again changes nothing.
 pub fn init(format: Option<LogFormat>) {
     let by_device = if io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json };
     let (filter, complaint) = filter(std::env::var(VARIABLE).ok().as_deref());
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    let done = match format.unwrap_or(by_device) {
+    let format = format.unwrap_or(by_device);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(move || Unwaiting { format });
+    let done = match format {
         LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).finish().try_init(),
         LogFormat::Json => builder.json().flatten_event(true).finish().try_init(),
     };
     if let (Ok(()), Some(complaint)) = (done, complaint) {
         tracing::warn!("{complaint}");
+    }
+}
+
+/// Bytes that a pipe takes without blocking when poll(2) calls it writable (`PIPE_BUF`, pipe(7)).
+const ATOMIC: usize = 4096;
+
+/// Lines that nobody would take, since the last one that was.
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+
+/// Standard error, but for lines that it would not take at once: a full pipe whose reader is stuck must
+/// not stop the supervisor, which logs. They are dropped, and the next line that is not tells how many.
+struct Unwaiting {
+    format: LogFormat,
+}
+
+impl Unwaiting {
+    /// The line about dropped lines.
+    fn notice(&self, dropped: u64) -> String {
+        match self.format {
+            LogFormat::Text => format!("proxy: {dropped} log lines were dropped: standard error was full\n"),
+            LogFormat::Json => {
+                format!(
+                    "{{\"level\":\"WARN\",\"message\":\"standard error was full\",\"dropped\":{dropped}}}\n"
+                )
+            }
+        }
+    }
+}
+
+impl io::Write for Unwaiting {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let dropped = DROPPED.load(Relaxed);
+        let notice = if dropped > 0 { self.notice(dropped) } else { String::new() };
+        for part in [notice.as_bytes()].into_iter().chain(line.chunks(ATOMIC)) {
+            if !poll::writable_now(Fd::from_raw(libc::STDERR_FILENO)) {
+                DROPPED.fetch_add(1, Relaxed);
+                return Ok(line.len());
+            }
+            io::stderr().write_all(part)?;
+        }
+        DROPPED.fetch_sub(dropped, Relaxed);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

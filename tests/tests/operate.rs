@@ -1,7 +1,9 @@
 //! The verbs and signals of operation: failover, failback, drain, stop, status.
 
-use std::io::{BufRead, BufReader, Read};
-use std::process::Stdio;
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,7 +13,7 @@ use proxy_tests::clients::{Outcome, ask_on, ask_tcp, ask_udp, connect};
 use proxy_tests::net::{at, isolate};
 use proxy_tests::process::{Guard, signal, wait_for};
 use proxy_tests::proxy::Proxy;
-use proxy_tests::wait::{DEADLINE, stays_true, until_true};
+use proxy_tests::wait::{DEADLINE, stays_true, until, until_true};
 use proxy_tests::{PRIMARY, STANDBY, servers};
 
 const LISTEN: &str = "127.0.0.1:8080";
@@ -295,4 +297,40 @@ fn status_watch_goes_on() {
     });
     until_true("three pictures are shown", || reader.is_finished());
     assert_eq!(reader.join().expect("the reader"), 3);
+}
+
+/// Nobody reads what the proxy logs, and the pipe to him is full.
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() {
+    isolate();
+    let _servers = both_servers();
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let fifo = directory.path().join("log");
+    assert!(Command::new("mkfifo").arg(&fifo).status().expect("mkfifo").success());
+    let mut options = OpenOptions::new();
+    let mut pipe = options.read(true).write(true).custom_flags(libc::O_NONBLOCK).open(&fifo).expect("open");
+    while pipe.write(&[b'x'; 4096]).is_ok() {}
+    let shell = format!("exec \"$0\" \"$@\" 2<>{}", fifo.display());
+    let proxy = both_protocols().through(&["sh", "-c", &shell]).start();
+    let before = proxy.status();
+    signal(before.pid(PRIMARY), Signal::SIGKILL);
+    proxy.until_status("taken over", |s| s.whole() && s.pool(PRIMARY).epoch > before.pool(PRIMARY).epoch);
+    assert!(ask_tcp(at(LISTEN), "hello", TIMEOUT).answered());
+
+    let mut held = vec![0; 1 << 20];
+    let mut read = 0;
+    while let Ok(count @ 1..) = pipe.read(&mut held) {
+        read += count;
+        assert!(held[..count].iter().all(|byte| *byte == b'x'), "a line went into the full pipe");
+    }
+    assert!(read > 0);
+    proxy.verb(&["failover"]).says(0, &[]);
+    let told = until("the loss is told", || {
+        let count = pipe.read(&mut held).ok()?;
+        Some(String::from_utf8_lossy(&held[..count]).into_owned())
+    });
+    assert!(
+        told.starts_with("{\"level\":\"WARN\",\"message\":\"standard error was full\",\"dropped\":"),
+        "{told}"
+    );
 }
