@@ -20,7 +20,7 @@ pub fn run(args: &[String]) -> Result<()> {
 }
 
 fn all(args: &[String]) -> Result<()> {
-    let path = tools::install()?;
+    let tools = tools::install()?;
     // The tests start these binaries; `cargo test` alone would not build them.
     shell::run(shell::cargo().args(["build", "--package", "proxy", "--package", "xtask"]))?;
     // --no-fail-fast: one failure does not hide another.
@@ -31,7 +31,8 @@ fn all(args: &[String]) -> Result<()> {
             .args(["test", "--no-fail-fast"])
             .args(packages)
             .args(args)
-            .env("PATH", path)
+            .env("PATH", tools.path)
+            .env("PROXY_TEST_LIBRARIES", tools.libraries)
             .env("PROXY_BIN", shell::target().join("debug/proxy")),
     )
 }
