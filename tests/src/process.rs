@@ -59,6 +59,13 @@ pub fn status_line(pid: i32, key: &str) -> Option<String> {
     Some(value.trim().to_owned())
 }
 
+/// The process's share of its memory, bytes: a page in n processes counts as the n-th part of one.
+pub fn proportional_set_size(pid: i32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+}
+
 /// Sends a signal to one thread of a process.
 #[track_caller]
 pub fn signal_thread(pid: i32, tid: i32, signal: Signal) {

@@ -3,6 +3,7 @@
 mod build_ebpf;
 mod ci;
 mod demo;
+mod gap;
 mod run;
 mod shell;
 mod storm;
@@ -54,6 +55,20 @@ enum Verb {
         #[arg(long)]
         debug: bool,
     },
+    /// Measure how long active connections wait at a takeover, among many idle ones, and the memory
+    ///
+    /// The release build is used. Each connection takes 2 of the proxy's descriptors.
+    Gap {
+        /// Open connections; a tenth of them is measured as well
+        #[arg(long, default_value_t = 9000)]
+        connections: usize,
+        /// Connections on which a byte goes to and fro all the time
+        #[arg(long, default_value_t = 100)]
+        active: usize,
+        /// Pools that are killed, one after the other
+        #[arg(long, default_value_t = 5)]
+        kills: usize,
+    },
     /// Compile the kernel program to proxy-ebpf/prebuilt (needs a BPF toolchain)
     BuildEbpf {
         /// Only prove that the committed program is what the source gives
@@ -82,6 +97,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Run { args } => run::proxy(&args),
         Verb::Test { args } => test::run(&args),
         Verb::Storm { seed, minutes, clients, debug } => storm::run(seed, minutes, clients, debug),
+        Verb::Gap { connections, active, kills } => gap::run(connections, active, kills),
         Verb::BuildEbpf { check } => build_ebpf::run(check),
         Verb::Lint => ci::lint(),
         Verb::Ci => ci::run(),
