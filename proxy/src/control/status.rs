@@ -24,7 +24,7 @@ pub struct Status {
     pub pools: Vec<PoolStatus>,
     /// Times that new traffic moved to the other pool.
     pub failovers: u64,
-    /// Times that a pool took over what another had left.
+    /// Deaths of pools that had been ready or had something to adopt: another took over what they left.
     pub takeovers: u64,
     /// Established connections and flows that were lost, of all times.
     pub lost_flows: u64,

@@ -70,6 +70,12 @@ pub fn is_kept(table: &Table, seat: u32) -> bool {
     waiting(table).any(|(heir, _)| heir == seat)
 }
 
+/// Whether a seat's pool has been left anything that it has not finished with.
+pub fn has_any(table: &Table, seat: u32) -> bool {
+    let mut cells = table.workers(seat).iter().flat_map(|block| &block.estates);
+    cells.any(|cell| cell.stage() != EstateStage::None)
+}
+
 /// Leaves flows that came from nowhere (found by the sweep) to one worker.
 pub fn leave_found(table: &Table, heir: u32, worker: u32, epoch: u32) -> bool {
     let cells = &table.worker(heir, worker).estates;

@@ -202,7 +202,7 @@ impl Supervisor {
             }
             Action::Bypass(seat) => liveness.set_live(seat, false),
             Action::Fence(seat) => self.fence(now, seat),
-            Action::Bury(seat) => self.bury(now, seat),
+            Action::Bury { seat, was_ready, .. } => self.bury(now, seat, was_ready),
             Action::Lend { seat, worker } => seats::lend(setup, seat, worker),
             Action::Return { seat, worker } => seats::take_back(setup, seat, worker),
             Action::Bequeath(seat) => self.bequeath(seat),
@@ -228,7 +228,11 @@ impl Supervisor {
         }
     }
 
-    fn bury(&mut self, now: u64, seat: u32) {
+    fn bury(&mut self, now: u64, seat: u32, was_ready: bool) {
+        let has_lived = self.seats.children[seat as usize].is_some();
+        if has_lived && (was_ready || estates::has_any(&self.setup.table, seat)) {
+            self.setup.table.supervisor().takeovers.add(1);
+        }
         let fenced_at = std::mem::take(&mut self.fenced_at[seat as usize]);
         if fenced_at > 0 {
             observe(&self.setup, TakeoverStage::Fence, fenced_at);
@@ -244,7 +248,6 @@ impl Supervisor {
         let setup = &self.setup;
         let died_at = self.died_at[seat as usize];
         observe(setup, TakeoverStage::Queues, died_at);
-        setup.table.supervisor().takeovers.add(1);
         sweep::clear_gauges(&setup.table, seat);
         let epoch = setup.table.seat(seat).epoch.load(Relaxed);
         let other_serves = self.plan.serves(other(seat));

@@ -52,8 +52,8 @@ pub enum Action {
     Bypass(u32),
     /// Kill the seat's pool: it has been silent for too long, or does not get ready.
     Fence(u32),
-    /// The seat's pool is dead: collect it.
-    Bury(u32),
+    /// The seat's pool is dead: collect it. `was_ready`: it has served, or could have.
+    Bury { seat: u32, reason: FailoverReason, was_ready: bool },
     /// Leave what the seat's dead pool carried to its heir, which adopts it before it does
     /// anything else.
     Bequeath(u32),
@@ -253,7 +253,8 @@ impl Plan {
         let policy = self.policy;
         let this = self.seat_mut(seat);
         // A pool that has served for a while did not die of being started.
-        let is_young = this.ready_since.take().is_none_or(|since| now - since < policy.respawn * 8);
+        let ready_since = this.ready_since.take();
+        let is_young = ready_since.is_none_or(|since| now - since < policy.respawn * 8);
         this.young_deaths = if is_young { this.young_deaths + 1 } else { 0 };
         let wait = match this.young_deaths {
             0 | 1 => 0,
@@ -267,7 +268,12 @@ impl Plan {
         self.enter(now, seat, PoolState::Dead);
         // The heir must know of the flows before it gets their next datagrams, or it would begin
         // new ones; until then the kernel goes on filling the dead pool's sockets.
-        actions.extend([Action::Bury(seat), Action::Bequeath(seat), Action::Bypass(seat)]);
+        let was_ready = ready_since.is_some();
+        actions.extend([
+            Action::Bury { seat, reason, was_ready },
+            Action::Bequeath(seat),
+            Action::Bypass(seat),
+        ]);
         if self.first == seat && self.serves(other(seat)) {
             self.first = other(seat);
             self.pinned = false;

@@ -19,6 +19,8 @@ const SILENT: Seen = Seen { lapsed: 0b11, ..FINE };
 const HALF: Seen = Seen { lapsed: 0b10, ..FINE };
 const DEAD: Seen = Seen { dead: true, may_start: true, running: false, lapsed: 0b11 };
 
+const HUNG_DEATH: Action = Bury { seat: 0, reason: FailoverReason::Hung, was_ready: true };
+
 /// Both pools ready since 100 ms.
 fn running(policy: Policy) -> Plan {
     let mut plan = Plan::new(policy);
@@ -35,7 +37,7 @@ fn a_dead_primary_is_replaced_and_fails_back_later() {
         at_death,
         [
             Count { from: 0, reason: FailoverReason::Killed },
-            Bury(0),
+            Bury { seat: 0, reason: FailoverReason::Killed, was_ready: true },
             Bequeath(0),
             Bypass(0),
             Prefer(1),
@@ -61,7 +63,7 @@ fn silence_lends_queues_first_and_kills_only_after_fence_after() {
     assert_eq!(plan.tick(1199 * MS, [SILENT, FINE]), []);
     assert_eq!(plan.tick(1200 * MS, [SILENT, FINE]), [Bypass(0), Fence(0)]);
     // The failover was counted when the leases lapsed.
-    assert_eq!(plan.tick(1210 * MS, [DEAD, FINE]), [Bury(0), Bequeath(0), Bypass(0), Prefer(1)]);
+    assert_eq!(plan.tick(1210 * MS, [DEAD, FINE]), [HUNG_DEATH, Bequeath(0), Bypass(0), Prefer(1)]);
 }
 
 #[test]
@@ -161,4 +163,13 @@ fn a_new_pool_waits_until_the_old_one_is_adopted_but_not_for_ever() {
     assert_eq!(plan.tick(210 * MS, [unread, FINE]), []);
     assert_eq!(plan.clone().tick(220 * MS, [DEAD, FINE]), [Spawn(0)]);
     assert_eq!(plan.tick(1200 * MS, [unread, FINE]), [Spawn(0)]);
+}
+
+#[test]
+fn a_pool_that_dies_while_starting_was_never_ready() {
+    let mut plan = running(policy());
+    plan.tick(200 * MS, [FINE, DEAD]);
+    assert_eq!(plan.tick(210 * MS, [FINE, DEAD]), [Spawn(1)]);
+    let death = plan.tick(220 * MS, [FINE, DEAD]);
+    assert_eq!(death[0], Bury { seat: 1, reason: FailoverReason::Killed, was_ready: false });
 }

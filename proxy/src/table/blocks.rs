@@ -196,7 +196,8 @@ pub struct SupervisorBlock {
     pub control_restarts: Counter,
     /// By [`FailoverReason`].
     pub failovers: [Counter; 3],
-    /// Pools whose work the other pool took over.
+    /// Deaths of pools that had been ready, or had been left something to adopt: what they carried was
+    /// taken over, were it nothing.
     pub takeovers: Counter,
     /// By [`TakeoverStage`].
     pub takeover_duration: [Histogram; 5],

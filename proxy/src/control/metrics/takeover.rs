@@ -12,9 +12,12 @@ pub fn families(view: &View<'_>) -> Vec<Family> {
     for (reason, label) in FailoverReason::ALL {
         failovers.add(&[("reason", label)], block.failovers[reason as usize].get() as f64);
     }
-    let takeovers =
-        Family::counter("proxy_takeovers_total", "Times that a pool took over what another had left.")
-            .of(block.takeovers.get() as f64);
+    let takeovers = Family::counter(
+        "proxy_takeovers_total",
+        "Deaths of pools that had been ready or had something to adopt, so that another took over what they left; \
+         not of pools that died while starting.",
+    )
+    .of(block.takeovers.get() as f64);
     let mut stages =
         Family::histogram("proxy_takeover_duration_seconds", "Duration of takeovers in seconds, by stage.");
     for (stage, label) in TakeoverStage::ALL {
