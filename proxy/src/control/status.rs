@@ -7,7 +7,7 @@ use super::view::{SEAT_NAMES, View, leases, passed_over_ms, supervisor_is_up};
 use crate::{
     config::{ListenAddress, Server},
     sys::{socket::Protocol, time},
-    table::{DrainState, SupervisorBlock},
+    table::{DrainState, LostReason, Table},
 };
 
 const NS_PER_MS: u64 = 1_000_000;
@@ -159,7 +159,7 @@ impl Status {
             pools: SEAT_NAMES.map(|(seat, name)| pool(view, seat, name)).into(),
             failovers: block.failovers.iter().map(|count| count.get()).sum(),
             takeovers: block.takeovers.get(),
-            lost_flows: lost_flows(block),
+            lost_flows: lost_flows(&view.table),
             draining: drain_word(block.drain()).into(),
             drain_timeout_ms: view.config.drain_timeout.as_millis() as u64,
             listeners: view
@@ -181,8 +181,8 @@ impl Status {
     }
 }
 
-fn lost_flows(block: &SupervisorBlock) -> u64 {
-    block.lost_tcp.iter().chain(&block.lost_udp).map(|count| count.get()).sum()
+fn lost_flows(table: &Table) -> u64 {
+    LostReason::ALL.iter().flat_map(|(reason, _)| table.lost(*reason)).sum()
 }
 
 fn drain_word(state: DrainState) -> &'static str {

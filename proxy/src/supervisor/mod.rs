@@ -96,6 +96,8 @@ struct Unswept {
     epoch: u32,
     seat: u32,
     died_at: u64,
+    /// Why a flow is lost that nobody has adopted by then.
+    reason: LostReason,
 }
 
 impl Supervisor {
@@ -251,11 +253,15 @@ impl Supervisor {
         sweep::clear_gauges(&setup.table, seat);
         let epoch = setup.table.seat(seat).epoch.load(Relaxed);
         let other_serves = self.plan.serves(other(seat));
-        for refused in estates::leave(setup, seat, epoch, other_serves) {
+        let reason = LostReason::PoolDied;
+        let refused = estates::leave(setup, seat, epoch, other_serves);
+        self.unswept.push(Unswept { epoch, seat, died_at, reason });
+        for refused in refused {
             // Not at once: other workers may be adopting what has the same epoch.
             tracing::error!(epoch = refused, "what a dead worker left has no heir: the sweep will cut it");
+            let unswept = self.unswept.iter_mut().filter(|unswept| unswept.epoch == refused);
+            unswept.for_each(|unswept| unswept.reason = LostReason::NoHeir);
         }
-        self.unswept.push(Unswept { epoch, seat, died_at });
         // Last: until then a new supervisor takes it for a pool that is to be buried.
         setup.table.seat(seat).child.clear();
     }
@@ -274,7 +280,7 @@ impl Supervisor {
             observe(&self.setup, TakeoverStage::Adopt, done.died_at);
             let began = time::monotonic_ns();
             let swept = sweep::cut(&table, done.epoch);
-            self.count_lost(swept);
+            self.count_lost(done.reason, swept);
             self.has_orphans = true;
             observe(&self.setup, TakeoverStage::Sweep, began);
             let (pool, took_us) = (name(done.seat), seats::elapsed_us(done.died_at));
@@ -297,7 +303,7 @@ impl Supervisor {
         for epoch in
             self.strays.extract_if(.., |epoch| !estates::is_waiting(&table, *epoch)).collect::<Vec<_>>()
         {
-            self.count_lost(sweep::cut(&table, epoch));
+            self.count_lost(LostReason::PoolDied, sweep::cut(&table, epoch));
         }
     }
 
@@ -317,14 +323,15 @@ impl Supervisor {
                 left,
                 "connections found that were accepted and not recorded"
             );
-            self.unswept.push(Unswept { epoch, seat: heir, died_at: time::monotonic_ns() });
+            let (died_at, reason) = (time::monotonic_ns(), LostReason::PoolDied);
+            self.unswept.push(Unswept { epoch, seat: heir, died_at, reason });
         }
     }
 
-    fn count_lost(&self, swept: sweep::Swept) {
-        let block = self.setup.table.supervisor();
-        block.lost_tcp[LostReason::PoolDied as usize].add(swept.connections);
-        block.lost_udp[LostReason::PoolDied as usize].add(swept.flows);
+    fn count_lost(&self, reason: LostReason, swept: sweep::Swept) {
+        let lost = &self.setup.table.supervisor().lost;
+        lost.tcp[reason as usize].add(swept.connections);
+        lost.udp[reason as usize].add(swept.flows);
     }
 
     /// Ends everything; what is still open is reset, and counted. Left to the exit of the process, a

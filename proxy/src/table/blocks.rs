@@ -62,13 +62,34 @@ impl FailoverReason {
 /// Why an established flow was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LostReason {
-    /// Its pool died, and what it left of the flow made no sense or could not be given to anybody.
+    /// Its pool died, and nobody adopted it: cut by the sweep.
     PoolDied,
+    /// The same, because what the pool left had no heir: too many heirs died of it, or none had room.
+    NoHeir,
+    /// What the dead pool left of it made no sense to its heir.
+    Corrupt,
+    /// Its stream positions did not agree after its adoption, or could not be read.
+    Audit,
 }
 
 impl LostReason {
     /// All, with their label values.
-    pub const ALL: [(Self, &'static str); 1] = [(Self::PoolDied, "pool_died")];
+    pub const ALL: [(Self, &'static str); 4] = [
+        (Self::PoolDied, "pool_died"),
+        (Self::NoHeir, "no_heir"),
+        (Self::Corrupt, "corrupt"),
+        (Self::Audit, "audit"),
+    ];
+}
+
+/// Established flows lost, by [`LostReason`].
+#[repr(C)]
+#[derive(Debug, FromZeros, KnownLayout)]
+pub struct Lost {
+    /// TCP connections.
+    pub tcp: [Counter; 4],
+    /// UDP flows.
+    pub udp: [Counter; 4],
 }
 
 /// The steps of a takeover, timed each.
@@ -201,10 +222,8 @@ pub struct SupervisorBlock {
     pub takeovers: Counter,
     /// By [`TakeoverStage`].
     pub takeover_duration: [Histogram; 5],
-    /// TCP connections lost, by [`LostReason`].
-    pub lost_tcp: [Counter; 1],
-    /// UDP flows lost, by [`LostReason`].
-    pub lost_udp: [Counter; 1],
+    /// Flows that the sweep cut.
+    pub lost: Lost,
 }
 
 impl SupervisorBlock {
@@ -368,6 +387,8 @@ pub struct WorkerBlock {
     pub accepted: Counter,
     /// Flows adopted, by [`AdoptedState`].
     pub adopted: [Counter; 6],
+    /// Flows that were left to it and that it did not carry on.
+    pub lost: Lost,
     /// Directions of adopted connections whose stream positions did not agree.
     pub audit_mismatches: Counter,
     /// Directions of adopted connections that were audited.

@@ -11,7 +11,7 @@ mod tag;
 mod window;
 
 pub use blocks::{
-    AdoptedState, ChildCell, DrainState, Estate, EstateStage, FailoverReason, LostReason, NumberCell,
+    AdoptedState, ChildCell, DrainState, Estate, EstateStage, FailoverReason, Lost, LostReason, NumberCell,
     PoolState, SeatBlock, SupervisorBlock, TakeoverStage, WorkerBlock,
 };
 pub use counters::{
@@ -172,6 +172,15 @@ impl Table {
     /// All records, by descriptor number.
     pub fn records(&self) -> &'static [Record] {
         self.memory.slice(self.layout.records, self.dimensions.descriptors)
+    }
+
+    /// Flows lost for a reason: TCP connections and UDP flows.
+    pub fn lost(&self, reason: LostReason) -> [u64; 2] {
+        let lost = &self.supervisor().lost;
+        let swept = [&lost.tcp, &lost.udp].map(|counts| counts[reason as usize].get());
+        let tcp = self.sum_workers(|worker| worker.lost.tcp[reason as usize].get());
+        let udp = self.sum_workers(|worker| worker.lost.udp[reason as usize].get());
+        [swept[0] + tcp, swept[1] + udp]
     }
 
     /// Sums a quantity over the workers of both seats.

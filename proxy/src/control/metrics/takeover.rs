@@ -27,9 +27,9 @@ pub fn families(view: &View<'_>) -> Vec<Family> {
         "proxy_lost_flows_total",
         "Established TCP connections and UDP flows that were lost, by reason.",
     );
-    for (protocol, counts) in [("tcp", &block.lost_tcp), ("udp", &block.lost_udp)] {
-        for (reason, label) in LostReason::ALL {
-            lost.add(&[("protocol", protocol), ("reason", label)], counts[reason as usize].get() as f64);
+    for (reason, label) in LostReason::ALL {
+        for (protocol, count) in ["tcp", "udp"].into_iter().zip(view.table.lost(reason)) {
+            lost.add(&[("protocol", protocol), ("reason", label)], count as f64);
         }
     }
     let mut adopted = Family::counter(

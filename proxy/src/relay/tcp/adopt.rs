@@ -4,7 +4,7 @@
 use crate::{
     relay::{Lane, token::Token},
     sys::{Fd, epoll, pipe, socket, urgent, would_block},
-    table::{AdoptedState, Direction, Holder, Kind, Record, State, Tag, flag},
+    table::{AdoptedState, Direction, Holder, Kind, LostReason, Record, State, Tag, flag},
 };
 
 use super::{
@@ -36,7 +36,7 @@ impl Tcp {
         self.count_in(lane, record);
         record.set(flag::ADOPTED | flag::UNAUDITED);
         if !is_sound {
-            self.reset(lane, client, record);
+            self.lose(lane, client, record, LostReason::Corrupt);
             return None;
         }
         Some(self.go_on(lane, client, record, now_ms))
@@ -126,11 +126,11 @@ impl Tcp {
                         "stream positions of an adopted connection do not agree: it is reset"
                     );
                     lane.block().audit_mismatches.add(1);
-                    self.reset(lane, client, record);
+                    self.lose(lane, client, record, LostReason::Audit);
                     return false;
                 }
                 Err(_) => {
-                    self.reset(lane, client, record);
+                    self.lose(lane, client, record, LostReason::Audit);
                     return false;
                 }
             }
@@ -177,6 +177,12 @@ impl Tcp {
             record.set_upstream(None);
             lane.close(upstream);
         }
+    }
+
+    /// Resets a connection that cannot be carried on, and counts why.
+    fn lose(&mut self, lane: &Lane, client: Fd, record: &'static Record, reason: LostReason) {
+        lane.block().lost.tcp[reason as usize].add(1);
+        self.reset(lane, client, record);
     }
 
     fn count_in(&mut self, lane: &Lane, record: &Record) {
