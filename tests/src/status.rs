@@ -1,5 +1,7 @@
 //! `proxy status --json`, typed. Keys that tests do not look at are left out.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 /// The whole answer.
@@ -15,12 +17,42 @@ pub struct Status {
     pub failovers: u64,
     /// Times that flows were adopted.
     pub takeovers: u64,
+    /// The last of them, the newest first.
+    pub recent_takeovers: Vec<Takeover>,
     /// `no`, `draining` or `drained`.
     pub draining: String,
     /// What is listened on.
     pub listeners: Vec<Listener>,
     /// The process that answers.
     pub control: Control,
+}
+
+/// Numbers by protocol and then by what they are about.
+pub type ByProtocol = BTreeMap<String, BTreeMap<String, u64>>;
+
+/// One takeover.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Takeover {
+    /// Counted from 1.
+    pub number: u64,
+    /// When the death was seen.
+    pub seconds_ago: f64,
+    /// The same, RFC 3339.
+    pub time: String,
+    /// The dead pool's.
+    pub seat: String,
+    /// The dead pool's.
+    pub epoch: u64,
+    /// `killed` or `hung`.
+    pub reason: String,
+    /// Such as `signal 9`, once it is known.
+    pub ending: Option<String>,
+    /// How long, by stage.
+    pub stages_ms: BTreeMap<String, f64>,
+    /// Flows carried on, by protocol and state.
+    pub adopted: ByProtocol,
+    /// Flows lost, by protocol and reason.
+    pub lost: ByProtocol,
 }
 
 /// The parent process.

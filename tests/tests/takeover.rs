@@ -318,3 +318,54 @@ fn flows_keep_their_upstream_port() {
         assert_eq!(before, again, "{death}");
     }
 }
+
+/// `status` tells of each of the last takeovers what the metrics tell of all together.
+#[test]
+fn each_takeover_is_told() {
+    isolate();
+    let (_server, accepted) = servers::Tcp::handing_over(SERVER);
+    let _datagrams = servers::Udp::naming(SERVER, "A");
+    let proxy = tcp_proxy().listen("udp://127.0.0.1:8080").start();
+    assert!(proxy.status().recent_takeovers.is_empty());
+    let mut pairs: Vec<_> = (0..5).map(|_| pair(&accepted)).collect();
+    let _flow = ask_one_flow();
+    let epochs = [PRIMARY, STANDBY].map(|seat| proxy.status().pool(seat).epoch);
+    take_over(&proxy, PRIMARY, Signal::SIGSTOP);
+    take_over(&proxy, STANDBY, Signal::SIGABRT);
+    let all = proxy.until_status("both are told", |s| {
+        s.recent_takeovers.len() == 2 && s.recent_takeovers.iter().all(|t| t.ending.is_some())
+    });
+    let [aborted, hung] = &all.recent_takeovers[..] else { panic!("two: {all:?}") };
+    assert_eq!((aborted.number, hung.number), (2, 1));
+    assert_eq!((aborted.seat.as_str(), aborted.epoch), (STANDBY, epochs[1]));
+    assert_eq!((hung.seat.as_str(), hung.epoch), (PRIMARY, epochs[0]));
+    let deaths = [aborted, hung].map(|t| (t.reason.as_str(), t.ending.as_deref()));
+    assert_eq!(deaths, [("killed", Some("signal 6")), ("hung", Some("signal 9"))]);
+    for takeover in [aborted, hung] {
+        let stages: Vec<_> = takeover.stages_ms.keys().map(String::as_str).collect();
+        let fence: &[_] = if takeover.number == 1 { &["fence"] } else { &[] };
+        assert_eq!(stages, [&["adopt"][..], fence, &["queues", "reseat", "sweep"]].concat(), "{takeover:?}");
+        assert!(takeover.seconds_ago > 0.0 && takeover.time.ends_with('Z'), "{takeover:?}");
+        // Idle or busy: a pipe may be given back only after the last byte was seen.
+        let tcp: u64 = takeover.adopted["tcp"].values().sum();
+        assert_eq!((tcp, takeover.adopted["udp"]["established"]), (5, 1), "{takeover:?}");
+        assert!(takeover.lost.is_empty(), "{takeover:?}");
+    }
+    let metrics = proxy.metrics();
+    assert_eq!(metrics.sum("proxy_adopted_flows_total", &[]), 12.0);
+    for (stage, times) in [("fence", 1.0), ("queues", 2.0), ("adopt", 2.0), ("sweep", 2.0), ("reseat", 2.0)] {
+        let name = "proxy_takeover_duration_seconds_count";
+        assert_eq!(metrics.sum(name, &[("stage", stage)]), times, "{stage}");
+    }
+    proxy.verb(&["status"]).says(0, &["TAKEN OVER", "hung, signal 9", "killed, signal 6", "udp established"]);
+    until_true("both are logged", || proxy.log().matches("taken over").count() == 2);
+    for (client, server) in &mut pairs {
+        carries(client, server);
+    }
+}
+
+fn ask_one_flow() -> Udp {
+    let client = udp(at(LISTEN));
+    port(&client, "hello");
+    client
+}

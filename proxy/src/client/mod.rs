@@ -7,6 +7,7 @@ mod order;
 mod progress;
 mod render;
 mod status;
+mod takeovers;
 
 use std::{
     io::{self, Write},

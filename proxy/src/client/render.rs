@@ -1,13 +1,18 @@
 //! The answer to `status`, for people.
 
-use super::columns::{Cell, Colour, lay_out, number, paint, word};
+use super::{
+    columns::{Cell, Colour, lay_out, number, paint, word},
+    takeovers,
+};
 use crate::control::status::{ListenerStatus, PoolStatus, ServerStatus, Status};
 
 /// The whole, some lines.
 pub fn render(status: &Status, colours: bool) -> String {
     let mut text = headline(status, colours);
     text += &warnings(status, colours);
-    for rows in [pools(status), listeners(status), servers(status)] {
+    let takeovers = takeovers::rows(&status.recent_takeovers);
+    let tables = [pools(status), listeners(status), servers(status), takeovers];
+    for rows in tables.into_iter().filter(|rows| !rows.is_empty()) {
         text += "\n";
         text += &lay_out(&rows, colours);
     }

@@ -7,6 +7,7 @@ mod metrics;
 mod requests;
 pub mod status;
 mod supervisor;
+pub mod takeovers;
 mod view;
 
 pub use requests::{MAX_REQUEST, Reply};

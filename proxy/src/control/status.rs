@@ -3,7 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::view::{SEAT_NAMES, View, leases, passed_over_ms, supervisor_is_up};
+use super::{
+    takeovers::{self, TakeoverStatus},
+    view::{SEAT_NAMES, View, leases, passed_over_ms, supervisor_is_up},
+};
 use crate::{
     config::{ListenAddress, Server},
     sys::{socket::Protocol, time},
@@ -28,6 +31,8 @@ pub struct Status {
     pub takeovers: u64,
     /// Established connections and flows that were lost, of all times.
     pub lost_flows: u64,
+    /// The last eight of them, the newest first.
+    pub recent_takeovers: Vec<TakeoverStatus>,
     /// `no`, `draining`, `drained`.
     pub draining: String,
     /// Longest time that `stop` lets connections go on.
@@ -160,6 +165,7 @@ impl Status {
             failovers: block.failovers.iter().map(|count| count.get()).sum(),
             takeovers: block.takeovers.get(),
             lost_flows: lost_flows(&view.table),
+            recent_takeovers: takeovers::recent(block, time::monotonic_ns()),
             draining: drain_word(block.drain()).into(),
             drain_timeout_ms: view.config.drain_timeout.as_millis() as u64,
             listeners: view

@@ -6,6 +6,7 @@ mod control_socket;
 mod drain;
 mod estates;
 mod helper;
+mod history;
 mod listen;
 mod orders;
 mod plan;
@@ -35,6 +36,7 @@ use crate::{
 };
 use drain::Drain;
 use helper::Control;
+use history::{Death, History, Unswept};
 use plan::{Action, Plan, Policy, name};
 use seats::Seats;
 use setup::Setup;
@@ -78,26 +80,18 @@ struct Supervisor {
     /// This process, whose death its twin waits for.
     own: Option<Child>,
     drain: Drain,
-    /// When each seat's pool was seen dead, monotonic nanoseconds.
-    died_at: [u64; SEATS],
+    history: History,
+    /// By seat, until its next pool is ready.
+    deaths: [Death; SEATS],
     fenced_at: [u64; SEATS],
-    /// Dead pools that were not collected yet.
-    corpses: Vec<(u32, Child)>,
+    /// Dead pools that were not collected yet, with the number of the takeover.
+    corpses: Vec<(u32, Child, Option<u64>)>,
     /// Dead pools whose flows are being adopted.
     unswept: Vec<Unswept>,
     /// Epochs of pools that died under another supervisor and were not swept by it.
     strays: Vec<u32>,
     /// Descriptors may be open that nobody owns.
     has_orphans: bool,
-}
-
-/// A dead pool that has not been swept yet.
-struct Unswept {
-    epoch: u32,
-    seat: u32,
-    died_at: u64,
-    /// Why a flow is lost that nobody has adopted by then.
-    reason: LostReason,
 }
 
 impl Supervisor {
@@ -117,7 +111,8 @@ impl Supervisor {
             twin: Twin::default(),
             own: None,
             drain: Drain::default(),
-            died_at: [0; SEATS],
+            history: History::new(setup.table),
+            deaths: [Death::default(); SEATS],
             fenced_at: [0; SEATS],
             corpses: Vec::new(),
             unswept: Vec::new(),
@@ -154,6 +149,7 @@ impl Supervisor {
         }
         self.setup.table.supervisor().pinned.store(self.plan.is_pinned().into(), Relaxed);
         actions.into_iter().for_each(|action| self.act(now, action));
+        self.note_queues(now);
         self.control.watch(&self.setup, now);
         self.watch_twin(now);
         seats::give_pipes(&self.setup);
@@ -196,15 +192,13 @@ impl Supervisor {
             },
             Action::Welcome(seat) => {
                 liveness.set_live(seat, true);
-                let dead_since = std::mem::take(&mut self.died_at[seat as usize]);
-                if dead_since > 0 {
-                    observe(setup, TakeoverStage::Reseat, dead_since);
-                }
+                let death = std::mem::take(&mut self.deaths[seat as usize]);
+                self.history.stage(death.number, TakeoverStage::Reseat, death.at);
                 tracing::info!(pool = name(seat), "pool ready");
             }
             Action::Bypass(seat) => liveness.set_live(seat, false),
             Action::Fence(seat) => self.fence(now, seat),
-            Action::Bury { seat, was_ready, .. } => self.bury(now, seat, was_ready),
+            Action::Bury { seat, reason, was_ready } => self.bury(now, seat, reason, was_ready),
             Action::Lend { seat, worker } => seats::lend(setup, seat, worker),
             Action::Return { seat, worker } => seats::take_back(setup, seat, worker),
             Action::Bequeath(seat) => self.bequeath(seat),
@@ -220,6 +214,15 @@ impl Supervisor {
         }
     }
 
+    /// What waited in the queues of pools that were buried in this turn is being served.
+    fn note_queues(&self, now: u64) {
+        for (seat, death) in (0..).zip(&self.deaths) {
+            if death.at == now && self.plan.serves(other(seat)) {
+                self.history.stage(death.number, TakeoverStage::Queues, death.at);
+            }
+        }
+    }
+
     fn fence(&mut self, now: u64, seat: u32) {
         tracing::warn!(pool = name(seat), "pool is silent for too long: killing it");
         self.fenced_at[seat as usize] = now;
@@ -230,32 +233,31 @@ impl Supervisor {
         }
     }
 
-    fn bury(&mut self, now: u64, seat: u32, was_ready: bool) {
+    fn bury(&mut self, now: u64, seat: u32, reason: FailoverReason, was_ready: bool) {
+        let block = self.setup.table.seat(seat);
         let has_lived = self.seats.children[seat as usize].is_some();
-        if has_lived && (was_ready || estates::has_any(&self.setup.table, seat)) {
-            self.setup.table.supervisor().takeovers.add(1);
-        }
+        let has_left = has_lived && (was_ready || estates::has_any(&self.setup.table, seat));
+        let number = has_left.then(|| self.history.begin(seat, block.epoch.load(Relaxed), reason, now));
         let fenced_at = std::mem::take(&mut self.fenced_at[seat as usize]);
         if fenced_at > 0 {
-            observe(&self.setup, TakeoverStage::Fence, fenced_at);
+            self.history.stage(number, TakeoverStage::Fence, fenced_at);
         }
-        self.died_at[seat as usize] = now;
+        self.deaths[seat as usize] = Death { at: now, number };
         self.setup.steering.liveness().expire(seat);
         // Collecting it can take long (the kernel forgets what /proc has shown of it) and can wait.
-        self.corpses.extend(self.seats.children[seat as usize].take().map(|child| (seat, child)));
+        let child = self.seats.children[seat as usize].take();
+        self.corpses.extend(child.map(|child| (seat, child, number)));
     }
 
     /// Leaves what a dead pool carried to its heir.
     fn bequeath(&mut self, seat: u32) {
         let setup = &self.setup;
-        let died_at = self.died_at[seat as usize];
-        observe(setup, TakeoverStage::Queues, died_at);
         sweep::clear_gauges(&setup.table, seat);
         let epoch = setup.table.seat(seat).epoch.load(Relaxed);
         let other_serves = self.plan.serves(other(seat));
         let reason = LostReason::PoolDied;
         let refused = estates::leave(setup, seat, epoch, other_serves);
-        self.unswept.push(Unswept { epoch, seat, died_at, reason });
+        self.unswept.push(Unswept { epoch, death: self.deaths[seat as usize], reason });
         for refused in refused {
             // Not at once: other workers may be adopting what has the same epoch.
             tracing::error!(epoch = refused, "what a dead worker left has no heir: the sweep will cut it");
@@ -277,22 +279,25 @@ impl Supervisor {
         }
         let is_adopted = |unswept: &mut Unswept| !estates::is_waiting(&table, unswept.epoch);
         for done in self.unswept.extract_if(.., is_adopted).collect::<Vec<_>>() {
-            observe(&self.setup, TakeoverStage::Adopt, done.died_at);
+            let number = done.death.number;
+            self.history.stage(number, TakeoverStage::Adopt, done.death.at);
             let began = time::monotonic_ns();
             let swept = sweep::cut(&table, done.epoch);
-            self.count_lost(done.reason, swept);
+            sweep::count_lost(&table, done.reason, swept);
             self.has_orphans = true;
-            observe(&self.setup, TakeoverStage::Sweep, began);
-            let (pool, took_us) = (name(done.seat), seats::elapsed_us(done.died_at));
-            tracing::info!(pool, took_us, lost = swept.connections + swept.flows, "taken over");
+            self.history.stage(number, TakeoverStage::Sweep, began);
+            self.history.put_down(number);
+            number.into_iter().for_each(|number| self.history.log(number));
         }
         self.sweep_strays();
+        self.history.put_down(self.unswept.iter().find_map(|unswept| unswept.death.number));
         if self.unswept.is_empty() {
             if self.has_orphans {
                 self.find_orphans();
             }
-            for (seat, child) in self.corpses.drain(..) {
+            for (seat, child, number) in self.corpses.drain(..) {
                 let ending = process::reap(child);
+                self.history.ended(number, ending);
                 tracing::warn!(pool = name(seat), pid = child.pid, %ending, "pool died");
             }
         }
@@ -303,7 +308,7 @@ impl Supervisor {
         for epoch in
             self.strays.extract_if(.., |epoch| !estates::is_waiting(&table, *epoch)).collect::<Vec<_>>()
         {
-            self.count_lost(LostReason::PoolDied, sweep::cut(&table, epoch));
+            sweep::count_lost(&table, LostReason::PoolDied, sweep::cut(&table, epoch));
         }
     }
 
@@ -323,15 +328,9 @@ impl Supervisor {
                 left,
                 "connections found that were accepted and not recorded"
             );
-            let (died_at, reason) = (time::monotonic_ns(), LostReason::PoolDied);
-            self.unswept.push(Unswept { epoch, seat: heir, died_at, reason });
+            let (death, reason) = (Death::default(), LostReason::PoolDied);
+            self.unswept.push(Unswept { epoch, death, reason });
         }
-    }
-
-    fn count_lost(&self, reason: LostReason, swept: sweep::Swept) {
-        let lost = &self.setup.table.supervisor().lost;
-        lost.tcp[reason as usize].add(swept.connections);
-        lost.udp[reason as usize].add(swept.flows);
     }
 
     /// Ends everything; what is still open is reset, and counted. Left to the exit of the process, a
@@ -362,10 +361,6 @@ fn put_down(child: Child) -> bool {
         process::reap(child);
     }
     is_dead
-}
-
-fn observe(setup: &Setup, stage: TakeoverStage, since: u64) {
-    setup.table.supervisor().takeover_duration[stage as usize].observe_us(seats::elapsed_us(since));
 }
 
 fn nanos(duration: Duration) -> u64 {

@@ -13,7 +13,7 @@ use crate::{
         socket::{self, Protocol},
         time,
     },
-    table::{GATE_LIMIT_MS, Kind, State, Table, Tag, closed_gate},
+    table::{GATE_LIMIT_MS, Kind, LostReason, State, Table, Tag, closed_gate},
 };
 
 /// Numbers that all workers together can have opened and not tagged, generously.
@@ -58,6 +58,13 @@ pub fn cut(table: &Table, epoch: u32) -> Swept {
         close(fd);
     }
     swept
+}
+
+/// Counts what was cut.
+pub fn count_lost(table: &Table, reason: LostReason, swept: Swept) {
+    let lost = &table.supervisor().lost;
+    lost.tcp[reason as usize].add(swept.connections);
+    lost.udp[reason as usize].add(swept.flows);
 }
 
 fn forget(table: &Table, fd: Fd) {

@@ -30,7 +30,14 @@ use crate::{
     table::{ChildCell, Kind, PoolState, Table, Tag},
 };
 
-use super::{Supervisor, drain::Drain, helper::Control, plan::Plan, seats};
+use super::{
+    Supervisor,
+    drain::Drain,
+    helper::Control,
+    history::{Death, History},
+    plan::Plan,
+    seats,
+};
 
 /// Wait before a twin is cloned again after it lived for less than this, nanoseconds.
 const RESPAWN: u64 = 1_000_000_000;
@@ -140,7 +147,8 @@ impl Supervisor {
         self.seats.children = [PRIMARY, STANDBY].map(|seat| resume(&table.seat(seat).child));
         self.control = Control::resume(resume(&block.control), now);
         self.drain = Drain::resume(&mut self.setup);
-        self.died_at = [0; SEATS];
+        self.history = History::new(table);
+        self.deaths = [Death::default(); SEATS];
         self.fenced_at = [0; SEATS];
         self.corpses.clear();
         self.unswept.clear();

@@ -7,7 +7,7 @@ use std::sync::atomic::{
 
 use zerocopy::{FromZeros, KnownLayout};
 
-use super::{Counter, Gauge, Histogram};
+use super::{Counter, Gauge, Histogram, RECENT_TAKEOVERS, TakeoverCell};
 use crate::sys::{Fd, process::Child};
 
 /// A pool's state, as the supervisor sees it.
@@ -224,6 +224,8 @@ pub struct SupervisorBlock {
     pub takeover_duration: [Histogram; 5],
     /// Flows that the sweep cut.
     pub lost: Lost,
+    /// By number modulo their count.
+    pub recent_takeovers: [TakeoverCell; RECENT_TAKEOVERS],
 }
 
 impl SupervisorBlock {

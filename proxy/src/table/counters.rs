@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use zerocopy::{FromZeros, KnownLayout};
 
-/// A number that only grows, for the life of the supervisor.
+/// A number that only grows, for the life of what it is about: mostly the supervisor's.
 #[repr(transparent)]
 #[derive(Debug, FromZeros, KnownLayout)]
 pub struct Counter(AtomicU64);
@@ -18,6 +18,11 @@ impl Counter {
     /// The value.
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
+    }
+
+    /// Begins anew, where the number is about something else from now on.
+    pub(super) fn reset(&self) {
+        self.0.store(0, Relaxed);
     }
 }
 

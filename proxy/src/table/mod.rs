@@ -8,6 +8,7 @@ mod blocks;
 mod counters;
 mod record;
 mod tag;
+mod takeover;
 mod window;
 
 pub use blocks::{
@@ -20,6 +21,7 @@ pub use counters::{
 };
 pub use record::{Direction, Holder, Record, State, flag};
 pub use tag::{Kind, Tag, TagCell};
+pub use takeover::{RECENT_TAKEOVERS, TakeoverCell};
 pub use window::{GATE_LIMIT_MS, Window, closed_gate};
 
 use std::io;
