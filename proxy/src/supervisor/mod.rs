@@ -44,10 +44,6 @@ use twin::Twin;
 
 /// How often leases are looked at.
 const TICK: Duration = Duration::from_millis(10);
-/// Time that a new pool has to get ready.
-const START_TIMEOUT: Duration = Duration::from_secs(10);
-/// First wait before a pool that died young is started again.
-const RESPAWN: Duration = Duration::from_millis(100);
 
 /// Runs the proxy until it is stopped.
 ///
@@ -96,16 +92,8 @@ struct Supervisor {
 
 impl Supervisor {
     fn new(setup: Setup) -> Self {
-        let policy = Policy {
-            fence_after: nanos(setup.config.fence_after),
-            failback_after: setup.config.failback_after.map(nanos),
-            start_timeout: nanos(START_TIMEOUT),
-            recovery: nanos(setup.config.lease),
-            respawn: nanos(RESPAWN),
-            workers: setup.config.workers,
-        };
         Self {
-            plan: Plan::new(policy),
+            plan: Plan::new(Policy::of(setup.config)),
             seats: Seats::new(),
             control: Control::new(),
             twin: Twin::default(),
@@ -198,6 +186,7 @@ impl Supervisor {
             }
             Action::Bypass(seat) => liveness.set_live(seat, false),
             Action::Fence(seat) => self.fence(now, seat),
+            Action::KillAgain { seat, is_first } => self.seats.kill_again(seat, is_first),
             Action::Bury { seat, reason, was_ready } => self.bury(now, seat, reason, was_ready),
             Action::Lend { seat, worker } => seats::lend(setup, seat, worker),
             Action::Return { seat, worker } => seats::take_back(setup, seat, worker),

@@ -3,30 +3,22 @@
 //!
 //! Two stages by design. A lease that has run out only moves NEW traffic, which the kernel does by
 //! itself and which heals by itself: the supervisor adds that the other pool serves the silent
-//! workers' queues. Only silence for `fence_after`, counted from when the supervisor first SAW it
-//! (a machine that was stopped as a whole must not kill its pools when it wakes), gets a pool killed.
+//! workers' queues. Only silence for `fence_after` gets a pool killed, by these rules:
+//!
+//! * Time is time that the supervisor watched: a gap between two looks counts for at most
+//!   `longest_look`. Whoever was stopped has seen nothing, and a machine that was stopped as a whole
+//!   must not kill its pools when it wakes.
+//! * One at a time: while a seat is being filled again, the other seat's pool is not killed for
+//!   silence, for at most `start_timeout`: it may come back, and its heir is not there yet. If both are
+//!   silent for long enough at once, the one that new traffic does not go to is the first.
+
+mod policy;
+mod silence;
 
 use proxy_common::lease::{PRIMARY, SEATS, STANDBY, other};
 
 use crate::table::{FailoverReason, PoolState};
-
-/// The settings that decide. All in nanoseconds.
-#[derive(Clone, Copy, Debug)]
-pub struct Policy {
-    /// Silence after which a pool is killed.
-    pub fence_after: u64,
-    /// Readiness after which new traffic returns to the primary by itself.
-    pub failback_after: Option<u64>,
-    /// Time that a new pool has to get ready.
-    pub start_timeout: u64,
-    /// A worker's lease must be seen valid for this long before its queues are taken back from the
-    /// other pool, so that they do not flap.
-    pub recovery: u64,
-    /// Wait before a pool is started again after it died young; doubles up to 64 times.
-    pub respawn: u64,
-    /// Workers per pool.
-    pub workers: u32,
-}
+pub use policy::Policy;
 
 /// What was seen of a seat.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,6 +44,8 @@ pub enum Action {
     Bypass(u32),
     /// Kill the seat's pool: it has been silent for too long, or does not get ready.
     Fence(u32),
+    /// It did not die of that, so long: kill it again.
+    KillAgain { seat: u32, is_first: bool },
     /// The seat's pool is dead: collect it. `was_ready`: it has served, or could have.
     Bury { seat: u32, reason: FailoverReason, was_ready: bool },
     /// Leave what the seat's dead pool carried to its heir, which adopts it before it does
@@ -84,8 +78,11 @@ struct Seat {
     young_deaths: u32,
     /// Not started again before.
     respawn_at: u64,
-    /// It was silent as a whole, and a failover was counted for that.
+    /// It was silent as a whole, a failover was counted for that, and it has not recovered since.
     counted: bool,
+    /// When it was killed last, while it is fenced, and whether that was again.
+    killed_at: u64,
+    killed_again: bool,
     /// It was killed for silence.
     hung: bool,
 }
@@ -94,6 +91,9 @@ struct Seat {
 #[derive(Clone, Debug)]
 pub struct Plan {
     policy: Policy,
+    /// Time that was watched, and when the last look was.
+    clock: u64,
+    looked_at: Option<u64>,
     seats: [Seat; SEATS],
     first: u32,
     /// An administrator moved traffic to the standby: it stays there until told.
@@ -114,9 +114,11 @@ impl Plan {
             young_deaths: 0,
             respawn_at: 0,
             counted: false,
+            killed_at: 0,
+            killed_again: false,
             hung: false,
         };
-        Self { policy, seats: [seat.clone(), seat], first: PRIMARY, pinned: false }
+        Self { policy, clock: 0, looked_at: None, seats: [seat.clone(), seat], first: PRIMARY, pinned: false }
     }
 
     /// Goes on where another plan stopped: with the states it had last, the seat it tried first, and
@@ -148,9 +150,14 @@ impl Plan {
     /// What is to be done now, in this order.
     pub fn tick(&mut self, now: u64, seen: [Seen; SEATS]) -> Vec<Action> {
         let mut actions = Vec::new();
+        let now = self.watched(now);
         for seat in [PRIMARY, STANDBY] {
             self.tick_seat(now, seat, seen[seat as usize], &mut actions);
         }
+        for seat in [PRIMARY, STANDBY] {
+            self.count_silence(now, seat, &mut actions);
+        }
+        self.fence_silent(now, &mut actions);
         for seat in [PRIMARY, STANDBY] {
             self.lend(now, seat, &mut actions);
         }
@@ -178,6 +185,13 @@ impl Plan {
         Ok(actions)
     }
 
+    /// The plan's own clock, which stands still while nobody looks at it.
+    fn watched(&mut self, now: u64) -> u64 {
+        let gap = now.saturating_sub(self.looked_at.replace(now).unwrap_or(now));
+        self.clock += gap.min(self.policy.longest_look);
+        self.clock
+    }
+
     fn tick_seat(&mut self, now: u64, seat: u32, seen: Seen, actions: &mut Vec<Action>) {
         let state = self.state(seat);
         if seen.dead && state != PoolState::Dead {
@@ -197,8 +211,9 @@ impl Plan {
             PoolState::Starting if now - self.seat(seat).since >= self.policy.start_timeout => {
                 self.fence(now, seat, actions);
             }
-            PoolState::Ready | PoolState::Suspect => self.watch(now, seat, seen.lapsed, actions),
-            PoolState::Dead | PoolState::Starting | PoolState::Fenced => {}
+            PoolState::Ready | PoolState::Suspect => self.watch(now, seat, seen.lapsed),
+            PoolState::Fenced => self.kill_again(now, seat, actions),
+            PoolState::Dead | PoolState::Starting => {}
         }
     }
 
@@ -212,38 +227,21 @@ impl Plan {
         (now >= this.respawn_at || is_needed) && !is_unread
     }
 
-    /// Looks at the leases of a pool that serves.
-    fn watch(&mut self, now: u64, seat: u32, lapsed: u64, actions: &mut Vec<Action>) {
-        let policy = self.policy;
-        let all = u64::MAX >> (64 - policy.workers);
+    /// Kills a pool again that was killed and lives on.
+    fn kill_again(&mut self, now: u64, seat: u32, actions: &mut Vec<Action>) {
+        let patience = self.policy.kill_again;
         let this = self.seat_mut(seat);
-        for worker in 0..policy.workers as usize {
-            let is_lapsed = lapsed >> worker & 1 == 1;
-            let since = &mut this.lapsed_since[worker];
-            *since = is_lapsed.then(|| since.unwrap_or(now));
-            let valid = &mut this.valid_since[worker];
-            *valid = (!is_lapsed).then(|| valid.unwrap_or(now));
-        }
-        let silence = this.lapsed_since.iter().flatten().map(|since| now - since).max();
-        if silence.is_some_and(|silence| silence >= policy.fence_after) {
-            self.seat_mut(seat).hung = true;
-            self.fence(now, seat, actions);
-            return;
-        }
-        match (this.state, lapsed) {
-            (PoolState::Suspect, 0) => self.enter(now, seat, PoolState::Ready),
-            (PoolState::Ready, 1..) => self.enter(now, seat, PoolState::Suspect),
-            _ => {}
-        }
-        if lapsed == 0 {
-            self.seat_mut(seat).counted = false;
-        } else if lapsed == all {
-            self.count(seat, FailoverReason::Hung, actions);
+        if now - this.killed_at >= patience {
+            this.killed_at = now;
+            let is_first = !std::mem::replace(&mut this.killed_again, true);
+            actions.push(Action::KillAgain { seat, is_first });
         }
     }
 
     fn fence(&mut self, now: u64, seat: u32, actions: &mut Vec<Action>) {
         self.enter(now, seat, PoolState::Fenced);
+        let this = self.seat_mut(seat);
+        (this.killed_at, this.killed_again) = (now, false);
         actions.extend([Action::Bypass(seat), Action::Fence(seat)]);
     }
 
@@ -360,3 +358,7 @@ pub fn name(seat: u32) -> &'static str {
 #[cfg(test)]
 #[path = "plan_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "plan/rules_tests.rs"]
+mod rules_tests;

@@ -10,6 +10,8 @@ fn policy() -> Policy {
         start_timeout: 5000 * MS,
         recovery: 100 * MS,
         respawn: 100 * MS,
+        kill_again: 1000 * MS,
+        longest_look: u64::MAX,
         workers: 2,
     }
 }
@@ -172,4 +174,97 @@ fn a_pool_that_dies_while_starting_was_never_ready() {
     assert_eq!(plan.tick(210 * MS, [FINE, DEAD]), [Spawn(1)]);
     let death = plan.tick(220 * MS, [FINE, DEAD]);
     assert_eq!(death[0], Bury { seat: 1, reason: FailoverReason::Killed, was_ready: false });
+}
+
+/// As it is run: a look every 10 ms, and a gap between looks counts for 50 ms at most.
+fn real() -> Policy {
+    Policy { longest_look: 50 * MS, ..policy() }
+}
+
+/// Looks every `step` milliseconds up to and with `to`, and answers what was to be done, and when.
+fn watch(plan: &mut Plan, (from, to): (u64, u64), step: u64, seen: [Seen; SEATS]) -> Vec<(u64, Action)> {
+    let looks = (from..=to).step_by(step as usize);
+    looks.flat_map(|ms| plan.tick(ms * MS, seen).into_iter().map(move |action| (ms, action))).collect()
+}
+
+#[test]
+fn a_stopped_supervisor_has_seen_nothing() {
+    let mut plan = running(real());
+    // The pool has been silent for 900 ms when everything is stopped for an hour.
+    watch(&mut plan, (200, 1100), 10, [SILENT, FINE]);
+    let hour = 3_600_000;
+    let woken = watch(&mut plan, (hour, hour + 40), 10, [SILENT, SILENT]);
+    assert!(!woken.iter().any(|(_, action)| matches!(action, Fence(_))), "{woken:?}");
+    let after = watch(&mut plan, (hour + 50, hour + 5000), 10, [FINE, FINE]);
+    assert!(after.iter().all(|(_, action)| matches!(action, Return { .. })), "{after:?}");
+}
+
+#[test]
+fn a_starved_supervisor_fences_a_hang_all_the_same() {
+    for step in [10, 50, 200, 1000] {
+        let mut plan = running(real());
+        let actions = watch(&mut plan, (1000, 60_000), step, [SILENT, FINE]);
+        let fenced = actions.iter().find(|(_, action)| *action == Fence(0)).map(|(ms, _)| *ms);
+        // The first look begins the silence; each one after it counts for 50 ms at most.
+        assert_eq!(fenced, Some(1000 + 1000 / step.min(50) * step), "a look every {step} ms");
+    }
+}
+
+#[test]
+fn of_two_silent_pools_the_idle_one_is_replaced_first() {
+    let mut plan = running(policy());
+    let at_first = plan.tick(200 * MS, [SILENT, SILENT]);
+    assert!(!at_first.iter().any(|action| matches!(action, Count { .. })), "there is nobody to go to");
+    assert_eq!(plan.tick(1200 * MS, [SILENT, SILENT])[..2], [Bypass(1), Fence(1)]);
+    assert_eq!(plan.tick(1210 * MS, [SILENT, SILENT]), []);
+    plan.tick(1220 * MS, [SILENT, DEAD]);
+    assert_eq!(plan.tick(1230 * MS, [SILENT, DEAD]), [Spawn(1)]);
+    assert_eq!(plan.tick(1300 * MS, [SILENT, SILENT]), []);
+    let replaced = plan.tick(1310 * MS, [SILENT, FINE]);
+    let count = Count { from: 0, reason: FailoverReason::Hung };
+    assert_eq!(replaced[..4], [Welcome(1), count, Bypass(0), Fence(0)]);
+}
+
+#[test]
+fn a_silent_pool_that_comes_back_meanwhile_is_spared() {
+    let mut plan = running(policy());
+    plan.tick(200 * MS, [SILENT, SILENT]);
+    plan.tick(1200 * MS, [SILENT, SILENT]);
+    let later = watch(&mut plan, (1210, 20_000), 10, [FINE, SILENT]);
+    assert!(!later.iter().any(|(_, action)| matches!(action, Fence(0))), "{later:?}");
+}
+
+#[test]
+fn a_silent_pool_waits_for_the_other_one_but_not_for_ever() {
+    let mut plan = running(policy());
+    plan.tick(200 * MS, [SILENT, DEAD]);
+    plan.tick(210 * MS, [SILENT, DEAD]);
+    // The new pool dies again and again.
+    let actions = watch(&mut plan, (220, 10_000), 10, [SILENT, DEAD]);
+    let fenced = actions.iter().find(|(_, action)| *action == Fence(0)).map(|(ms, _)| *ms);
+    assert_eq!(fenced, Some(200 + 1000 + 5000));
+}
+
+#[test]
+fn a_pool_that_does_not_die_is_killed_again_now_and_then() {
+    let mut plan = running(policy());
+    let actions = watch(&mut plan, (200, 4200), 10, [SILENT, FINE]);
+    let kills = actions.into_iter().filter(|(_, action)| matches!(action, Fence(_) | KillAgain { .. }));
+    let again = |is_first| KillAgain { seat: 0, is_first };
+    let expected = [(1200, Fence(0)), (2200, again(true)), (3200, again(false)), (4200, again(false))];
+    assert_eq!(kills.collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn a_flapping_pool_is_one_failover_until_it_has_recovered() {
+    let mut plan = running(policy());
+    let mut counted = |from: u64, seen| {
+        let actions = watch(&mut plan, (from, from), 1, seen);
+        actions.iter().filter(|(_, action)| matches!(action, Count { .. })).count()
+    };
+    let flaps: usize = (0..20)
+        .map(|flap| counted(200 + 20 * flap, [SILENT, FINE]) + counted(210 + 20 * flap, [FINE, FINE]))
+        .sum();
+    assert_eq!(flaps, 1);
+    assert_eq!(counted(700, [FINE, FINE]) + counted(710, [SILENT, FINE]), 1);
 }

@@ -27,7 +27,11 @@ use crate::{
     table::{Gauge, NumberCell, Table},
 };
 
-use super::{estates, plan::Seen, setup::Setup};
+use super::{
+    estates,
+    plan::{Seen, name},
+    setup::Setup,
+};
 
 /// The pools' processes.
 pub struct Seats {
@@ -74,6 +78,16 @@ impl Seats {
             block.restarts.add(1);
         }
         Ok(child)
+    }
+
+    /// Kills a pool once more; tells of it the first time only.
+    pub fn kill_again(&self, seat: u32, is_first: bool) {
+        let Some(child) = self.children[seat as usize] else { return };
+        let error = process::kill(child).err().map_or("none".to_owned(), |error| error.to_string());
+        if is_first {
+            let remedy = "trying again; it is passed by, and its flows wait for its death";
+            tracing::error!(pool = name(seat), pid = child.pid, %error, "killed pool does not die: {remedy}");
+        }
     }
 
     /// What is to be seen of a seat.
