@@ -243,7 +243,7 @@ impl Supervisor {
         let setup = &self.setup;
         sweep::clear_gauges(&setup.table, seat);
         let epoch = setup.table.seat(seat).epoch.load(Relaxed);
-        let other_serves = self.plan.serves(other(seat));
+        let other_serves = self.plan.can_adopt(other(seat));
         let reason = LostReason::PoolDied;
         let refused = estates::leave(setup, seat, epoch, other_serves);
         self.unswept.push(Unswept { epoch, death: self.deaths[seat as usize], reason });
@@ -262,7 +262,7 @@ impl Supervisor {
         let table = self.setup.table;
         for seat in [PRIMARY, STANDBY] {
             let is_empty = self.seats.children[seat as usize].is_none();
-            if is_empty && self.plan.serves(other(seat)) && estates::is_kept(&table, seat) {
+            if is_empty && self.plan.can_adopt(other(seat)) && estates::is_kept(&table, seat) {
                 estates::hand_on(&self.setup, seat);
             }
         }

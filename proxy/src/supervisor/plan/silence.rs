@@ -45,6 +45,12 @@ impl Plan {
         self.seat(seat).lapsed_since.iter().all(Option::is_some)
     }
 
+    /// Whether a seat's pool would adopt what it is left: one that is silent would let it wait, and the
+    /// seat that it came from with it.
+    pub fn can_adopt(&self, seat: u32) -> bool {
+        self.serves(seat) && !self.is_silent(seat)
+    }
+
     /// Fences a pool that has been silent for too long, one at a time.
     pub(super) fn fence_silent(&mut self, now: u64, actions: &mut Vec<Action>) {
         let is_due = |seat: &u32| self.serves(*seat) && self.silence(now, *seat) >= self.policy.fence_after;
