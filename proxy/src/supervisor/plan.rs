@@ -123,11 +123,11 @@ impl Plan {
 
     /// Goes on where another plan stopped: with the states it had last, the seat it tried first, and
     /// whether an administrator wanted that. Nothing is lent, and every silence begins now.
-    pub fn resume(policy: Policy, now: u64, states: [PoolState; SEATS], first: u32, pinned: bool) -> Self {
+    pub fn resume(policy: Policy, states: [PoolState; SEATS], first: u32, pinned: bool) -> Self {
         let mut plan = Self { first, pinned, ..Self::new(policy) };
         for (seat, state) in (0..).zip(states) {
-            plan.enter(now, seat, state);
-            plan.seat_mut(seat).ready_since = plan.serves(seat).then_some(now);
+            plan.seat_mut(seat).state = state;
+            plan.seat_mut(seat).ready_since = plan.serves(seat).then_some(plan.clock);
         }
         plan
     }

@@ -268,3 +268,15 @@ fn a_flapping_pool_is_one_failover_until_it_has_recovered() {
     assert_eq!(flaps, 1);
     assert_eq!(counted(700, [FINE, FINE]) + counted(710, [SILENT, FINE]), 1);
 }
+
+/// A twin's plan goes on: pools that serve are left alone, one that died unseen is buried.
+#[test]
+fn a_resumed_plan_leaves_alone_what_lives() {
+    let mut plan = Plan::resume(policy(), [PoolState::Ready, PoolState::Suspect], 1, true);
+    assert_eq!(plan.tick(1_000 * MS, [FINE, FINE]), []);
+    assert_eq!((plan.first, plan.is_pinned()), (1, true));
+    let actions = plan.tick(1_001 * MS, [FINE, DEAD]);
+    assert!(actions.contains(&Bequeath(1)) && actions.contains(&Prefer(0)), "{actions:?}");
+    let mut plan = Plan::resume(policy(), [PoolState::Dead, PoolState::Ready], 1, false);
+    assert!(plan.tick(1_000 * MS, [DEAD, FINE]).contains(&Spawn(0)));
+}

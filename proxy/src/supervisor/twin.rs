@@ -154,19 +154,19 @@ impl Supervisor {
         self.unswept.clear();
         self.strays = strays(&table, &self.seats.children);
         self.has_orphans = true;
-        self.resume_plan(now);
+        self.resume_plan();
         self.close_strangers();
         self.resume_log();
         tracing::warn!(pid = block.pid.get(), "the supervisor died: its twin goes on in its place");
     }
 
-    fn resume_plan(&mut self, now: u64) {
+    fn resume_plan(&mut self) {
         let table = self.setup.table;
         let liveness = self.setup.steering.liveness();
         let first = liveness.snapshot().first.min(STANDBY);
         let pinned = table.supervisor().pinned.load(Relaxed) != 0;
         let states = [PRIMARY, STANDBY].map(|seat| state(&table, seat, self.seats.children[seat as usize]));
-        self.plan = Plan::resume(self.plan.policy(), now, states, first, pinned);
+        self.plan = Plan::resume(self.plan.policy(), states, first, pinned);
         for seat in [PRIMARY, STANDBY] {
             for worker in 0..self.setup.config.workers {
                 seats::take_back(&self.setup, seat, worker);
