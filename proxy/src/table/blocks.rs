@@ -367,6 +367,8 @@ pub struct WorkerBlock {
     pub bell: NumberCell,
     /// Its opening window ([`super::Window`]).
     pub opening: AtomicU32,
+    /// The socket of another worker's flow that it is using ([`super::Using`]).
+    pub using: AtomicU32,
     /// 1 once its loop runs; the supervisor clears it before it clones a pool.
     pub running: AtomicU32,
     /// Turns of its loop.

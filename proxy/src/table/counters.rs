@@ -138,6 +138,8 @@ pub struct ListenerCounters {
     pub datagrams_sent: Counter,
     /// UDP datagrams dropped either way, by [`DropReason`].
     pub datagrams_dropped: [Counter; 5],
+    /// UDP datagrams from clients, sent on by a flow of another worker.
+    pub foreign_datagrams: Counter,
     /// Connections closed because nothing came or went for `--idle-timeout`.
     pub idle_closed: Counter,
 }

@@ -6,9 +6,11 @@
 
 mod blocks;
 mod counters;
+mod index;
 mod record;
 mod tag;
 mod takeover;
+mod using;
 mod window;
 
 pub use blocks::{
@@ -19,12 +21,18 @@ pub use counters::{
     ConnectFailure, Counter, DropReason, Gauge, HISTOGRAM_BOUNDS_MS, Histogram, ListenerCounters, Rejection,
     ServerCounters, ServerState,
 };
+pub use index::{Entering, Entry, Found, Index};
 pub use record::{Direction, Holder, Record, State, flag};
 pub use tag::{Kind, Tag, TagCell};
 pub use takeover::{RECENT_TAKEOVERS, TakeoverCell};
+pub use using::Using;
 pub use window::{GATE_LIMIT_MS, Window, closed_gate};
 
-use std::io;
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    io,
+    sync::atomic::AtomicU64,
+};
 
 use crate::sys::{Fd, epoll::EventBuffer, memory::SharedMemory};
 use proxy_common::lease::SEATS;
@@ -59,6 +67,8 @@ struct Layout {
     events: usize,
     tags: usize,
     records: usize,
+    index_keys: usize,
+    index: usize,
     end: usize,
 }
 
@@ -82,7 +92,21 @@ impl Layout {
         let events = part(size_of::<[EventBuffer; EVENT_BUFFERS]>(), all_workers);
         let tags = part(size_of::<TagCell>(), descriptors);
         let records = part(size_of::<Record>(), descriptors);
-        Self { seats, workers, listeners, server_counters, servers, events, tags, records, end }
+        let index_keys = part(size_of::<AtomicU64>(), Index::KEYS);
+        let index = part(size_of::<AtomicU64>(), Index::cells_for(descriptors));
+        Self {
+            seats,
+            workers,
+            listeners,
+            server_counters,
+            servers,
+            events,
+            tags,
+            records,
+            index_keys,
+            index,
+            end,
+        }
     }
 }
 
@@ -102,7 +126,11 @@ impl Table {
     pub fn create(dimensions: Dimensions) -> io::Result<(Fd, Self)> {
         let layout = Layout::new(dimensions);
         let (fd, memory) = SharedMemory::create(c"proxy-flows", layout.end)?;
-        Ok((fd, Self { memory, layout, dimensions }))
+        let table = Self { memory, layout, dimensions };
+        // The standard library has random numbers of the kernel's, and gives them away hashed.
+        let random = |_| RandomState::new().hash_one(layout.end);
+        table.index().set_keys([0, 1].map(random));
+        Ok((fd, table))
     }
 
     /// What it has room for.
@@ -185,6 +213,13 @@ impl Table {
         [swept[0] + tcp, swept[1] + udp]
     }
 
+    /// The index of UDP flows.
+    pub fn index(&self) -> Index {
+        let keys = self.memory.slice(self.layout.index_keys, Index::KEYS);
+        let cells = Index::cells_for(self.dimensions.descriptors);
+        Index::new(keys, self.memory.slice(self.layout.index, cells))
+    }
+
     /// Sums a quantity over the workers of both seats.
     pub fn sum_workers(&self, quantity: impl Fn(&WorkerBlock) -> u64) -> u64 {
         (0..SEATS as u32).flat_map(|seat| self.workers(seat)).map(quantity).sum()
@@ -220,6 +255,9 @@ mod tests {
             }
         }
         assert_eq!(table.tag(last).unwrap().get(), Tag::new(Kind::Client, 9));
+        assert_eq!(table.record(last).unwrap().listener(), 1);
+        let flow = Entry { fd: last, generation: 1 };
+        (0..5000).for_each(|hash| table.index().remove(hash, flow));
         assert_eq!(table.record(last).unwrap().listener(), 1);
         assert!(table.record(Fd::from_raw(1000)).is_none());
         assert!(table.record(Fd::from_raw(-1)).is_none());

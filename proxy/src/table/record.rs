@@ -5,6 +5,7 @@ use std::{
     sync::atomic::{
         AtomicU16, AtomicU32,
         Ordering::{Acquire, Relaxed, Release},
+        fence,
     },
 };
 
@@ -56,6 +57,9 @@ pub mod flag {
     pub const ADOPTED: u32 = 1 << 5;
     /// The flow was adopted and its stream positions were not compared yet.
     pub const UNAUDITED: u32 = 1 << 6;
+    /// UDP: its server takes no datagrams. Set by whoever has seen it; the owner ends the flow. The only
+    /// flag that a UDP flow has, so that several may set it.
+    pub const FAILED: u32 = 1 << 7;
 
     /// A per-direction flag.
     pub const fn of(flag: u32, direction: Direction) -> u32 {
@@ -126,6 +130,8 @@ impl Record {
     /// the descriptor is tagged.
     pub fn begin(&self, state: State, worker: u32, listener: u32, now_ms: u32) {
         self.generation.store(self.generation.load(Relaxed).wrapping_add(1), Relaxed);
+        // Who reads the rest and then finds the old generation has read nothing of the new flow.
+        fence(Release);
         self.flags.store(0, Relaxed);
         self.worker.store(worker as u16, Relaxed);
         self.listener.store(listener as u16, Relaxed);
@@ -148,6 +154,13 @@ impl Record {
             3 => State::Established,
             _ => State::Closing,
         }
+    }
+
+    /// Whether it is established and of this generation. What was read of it before belongs to this
+    /// generation too then.
+    pub fn is_established(&self, generation: u32) -> bool {
+        fence(Acquire);
+        self.state() == State::Established && self.generation() == generation
     }
 
     /// Moves on to a state, after everything that was written before.

@@ -1,0 +1,156 @@
+//! The index by itself: cells in memory, flows that are what the test says they are.
+
+use std::sync::{
+    Barrier, Mutex,
+    atomic::{AtomicU32, Ordering::SeqCst},
+};
+
+use super::*;
+
+const HASH: u64 = 5;
+
+fn index(cells: usize) -> Index {
+    let words = |count: usize| -> &'static [AtomicU64] {
+        Box::leak((0..count).map(|_| AtomicU64::new(0)).collect::<Vec<_>>().into_boxed_slice())
+    };
+    Index::new(words(Index::KEYS), words(cells))
+}
+
+fn entry(fd: i32, generation: u32) -> Entry {
+    Entry { fd: Fd::from_raw(fd), generation }
+}
+
+fn all(_: Entry) -> bool {
+    true
+}
+
+fn wanted(_: Entry) -> Found {
+    Found::Wanted
+}
+
+/// A claim that its worker did not come to settle.
+fn claimed(index: &Index, hash: u64, entry: Entry) {
+    index.claim(hash, entry, &|_| Found::Other).unwrap();
+}
+
+#[test]
+fn what_is_entered_is_found_and_what_is_removed_is_not() {
+    let index = index(32);
+    let flow = entry(7, u32::MAX);
+    assert_eq!(index.enter(HASH, flow, wanted), Entering::Entered);
+    assert_eq!(index.enter(HASH, flow, wanted), Entering::Entered, "again is harmless");
+    assert_eq!(index.find(HASH, all), Some(flow));
+    assert_eq!(index.find(HASH, |_| false), None, "a cell proves nothing");
+    assert_eq!(index.enter(HASH, entry(8, 0), wanted), Entering::Taken(flow));
+    index.remove(HASH, entry(7, 0));
+    assert_eq!(index.find(HASH, all), Some(flow), "of another generation");
+    index.remove(HASH, flow);
+    assert!(index.cells.iter().all(|cell| cell.load(SeqCst) == 0));
+}
+
+#[test]
+fn number_zero_and_the_largest_are_numbers_too() {
+    let index = index(32);
+    for fd in [0, (1 << 28) - 1] {
+        assert_eq!(index.enter(HASH, entry(fd, 0), |_| Found::Other), Entering::Entered);
+        assert_eq!(index.find(HASH, |found| found.fd.raw() == fd), Some(entry(fd, 0)));
+    }
+}
+
+#[test]
+fn groups_overflow_into_the_next_ones_and_are_full_in_the_end() {
+    let index = index(Index::cells_for(40));
+    for fd in 0..(GROUP * REACH) as i32 {
+        assert_eq!(index.enter(HASH, entry(fd, 1), |_| Found::Other), Entering::Entered);
+    }
+    assert_eq!(index.enter(HASH, entry(99, 1), |_| Found::Other), Entering::Full);
+    assert_eq!(index.find(HASH, |found| found.fd.raw() == 23), Some(entry(23, 1)));
+    // One of them ends and nobody tidies up.
+    let judge = |other: Entry| if other.fd.raw() == 11 { Found::Gone } else { Found::Other };
+    assert_eq!(index.enter(HASH, entry(99, 1), judge), Entering::Entered);
+    assert_eq!(index.find(HASH, |found| found.fd.raw() == 99), Some(entry(99, 1)));
+    assert_eq!(index.find(HASH, |found| found.fd.raw() == 11), None, "its cell was free");
+}
+
+#[test]
+fn a_claim_is_not_found_and_gives_way() {
+    let index = index(32);
+    let (left, new) = (entry(3, 1), entry(4, 1));
+    claimed(&index, HASH, left);
+    assert_eq!(index.find(HASH, all), None, "nobody may use it yet");
+    assert_eq!(index.enter(HASH, new, wanted), Entering::Entered);
+    assert_eq!(index.enter(HASH, left, wanted), Entering::Taken(new), "its worker goes on");
+    assert_eq!(index.cells.iter().filter(|cell| cell.load(SeqCst) != 0).count(), 1);
+}
+
+#[test]
+fn an_heir_settles_what_was_claimed() {
+    let index = index(32);
+    let left = entry(3, 1);
+    claimed(&index, HASH, left);
+    assert_eq!(index.enter(HASH, left, wanted), Entering::Entered);
+    assert_eq!(index.find(HASH, all), Some(left));
+    assert_eq!(index.cells.iter().filter(|cell| cell.load(SeqCst) != 0).count(), 1);
+}
+
+#[test]
+fn garbage_is_no_flow() {
+    let index = index(32);
+    index.cells.iter().for_each(|cell| cell.store(u64::MAX, SeqCst));
+    assert_eq!(index.find(HASH, |found| found.fd.raw() < 1000), None);
+    let judge = |other: Entry| if other.fd.raw() < 1000 { Found::Wanted } else { Found::Gone };
+    assert_eq!(index.enter(HASH, entry(1, 1), judge), Entering::Entered);
+}
+
+#[test]
+fn the_hash_depends_on_its_keys() {
+    let index = index(32);
+    let unkeyed = index.hash(b"key");
+    index.set_keys([1, 2]);
+    assert_ne!(index.hash(b"key"), unkeyed);
+    assert_ne!(index.hash(b"key"), index.hash(b"kez"));
+    // Of the reference implementation; pools of different binaries share a table.
+    index.set_keys([0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908]);
+    assert_eq!(index.hash(b""), 0xabac_0158_050f_c4dc);
+}
+
+#[test]
+fn workers_that_begin_one_key_at_once_agree_on_one_flow() {
+    const WORKERS: i32 = 4;
+    const ROUNDS: u32 = 3000;
+    let index = index(32);
+    let (barrier, round) = (Barrier::new(WORKERS as usize), AtomicU32::new(0));
+    // The flow that each worker is told of; and that a bystander saw.
+    let seen = Mutex::new(Vec::new());
+    let judge = |found: Entry| {
+        if found.generation == round.load(SeqCst) { Found::Wanted } else { Found::Gone }
+    };
+    std::thread::scope(|scope| {
+        for worker in 0..WORKERS {
+            let (barrier, round, seen) = (&barrier, &round, &seen);
+            scope.spawn(move || {
+                for generation in 1..=ROUNDS {
+                    if barrier.wait().is_leader() {
+                        round.store(generation, SeqCst);
+                    }
+                    barrier.wait();
+                    let own = entry(worker, generation);
+                    let before = index.find(HASH, |found| judge(found) == Found::Wanted);
+                    let flow = match index.enter(HASH, own, judge) {
+                        Entering::Entered => own,
+                        Entering::Taken(flow) => flow,
+                        end => panic!("{end:?} in round {generation}"),
+                    };
+                    seen.lock().unwrap().extend(before.into_iter().chain([flow]));
+                    barrier.wait();
+                    if worker == 0 {
+                        let flows = std::mem::take(&mut *seen.lock().unwrap());
+                        assert!(flows.iter().all(|other| *other == flows[0]), "{flows:?}");
+                        assert_eq!(index.find(HASH, |found| judge(found) == Found::Wanted), Some(flows[0]));
+                    }
+                    barrier.wait();
+                }
+            });
+        }
+    });
+}
