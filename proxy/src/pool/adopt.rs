@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use crate::{
     relay::{token::Token, udp},
     sys::{Fd, epoll, fd::close},
-    table::{AdoptedState, Estate, EstateStage, Kind, LostReason, State, Tag},
+    table::{AdoptedState, Estate, EstateStage, Kind},
 };
 
 use super::worker::Worker;
@@ -59,7 +59,7 @@ impl Worker {
             }
             let adopted = match tag.kind {
                 Kind::Client => self.tcp.adopt(&self.lane, fd, dead, now_ms),
-                Kind::UdpFlow => self.adopt_udp(fd),
+                Kind::UdpFlow => self.udp.adopt(&self.lane, fd).then_some(AdoptedState::Udp),
                 _ => None,
             };
             if let Some(state) = adopted {
@@ -67,25 +67,6 @@ impl Worker {
             }
             self.beat_now_and_then(number);
         }
-    }
-
-    fn adopt_udp(&mut self, fd: Fd) -> Option<AdoptedState> {
-        let lane = &self.lane;
-        let record = lane.table.record(fd).filter(|record| record.worker() == lane.worker)?;
-        if record.state() == State::Free {
-            // It died between forgetting the flow and closing it.
-            lane.close(fd);
-            return None;
-        }
-        lane.table.tag(fd)?.set(Tag::new(Kind::UdpFlow, lane.epoch));
-        let is_sound = record.server().is_some_and(|server| (server as usize) < lane.config.servers.len());
-        if is_sound && self.udp.adopt(lane, fd) {
-            return Some(AdoptedState::Udp);
-        }
-        lane.block().lost.udp[LostReason::Corrupt as usize].add(1);
-        record.set_state(State::Free);
-        lane.close(fd);
-        None
     }
 
     /// Gives the flows a turn whose events the dead worker had taken from the kernel: it may not

@@ -4,7 +4,8 @@
 use std::{io, sync::atomic::Ordering::Relaxed};
 
 use crate::{
-    relay::{Lane, pipes::Pipes, tcp::Tcp, token::Token, udp::Udp},
+    relay::{Lane, Leases, pipes::Pipes, tcp::Tcp, token::Token, udp::Udp},
+    steering::LivenessMap,
     sys::{Fd, bell, epoll::EventBuffer, socket::Protocol, time},
     table::{EVENT_BUFFERS, Kind},
 };
@@ -45,6 +46,7 @@ impl Worker {
             config: pool.config,
             limits: pool.limits,
             sockets: pool.sockets,
+            leases: &pool.liveness,
         };
         let pipes = Pipes::new(pool.pipes[worker as usize].clone(), pool.null);
         Self {
@@ -108,12 +110,7 @@ impl Worker {
         };
         match settings.address.protocol {
             Protocol::Tcp => self.tcp.on_listener(lane, slot, listener, now_ms),
-            Protocol::Udp => {
-                // A datagram may belong to a flow that was left to this worker a moment ago.
-                self.adopt();
-                let lane = &self.lane;
-                self.udp.on_listener(lane, lane.sockets[slot as usize], listener, now_ms)
-            }
+            Protocol::Udp => self.udp.on_listener(lane, lane.sockets[slot as usize], listener, now_ms),
         }
     }
 
@@ -140,6 +137,7 @@ impl Worker {
         self.next_tick_ns = self.now_ns + self.tick_ms() * 1_000_000;
         let now_ms = self.now_ms();
         self.tcp.tick(&self.lane, now_ms);
+        self.udp.tick(&self.lane);
         self.walk(now_ms);
     }
 
@@ -186,5 +184,11 @@ impl Worker {
     /// Wrapping milliseconds, as records keep them.
     pub(super) fn now_ms(&self) -> u32 {
         (self.now_ns / 1_000_000) as u32
+    }
+}
+
+impl Leases for LivenessMap {
+    fn is_live(&self, seat: u32, worker: u32) -> bool {
+        self.deadline(seat, worker) > time::monotonic_ns()
     }
 }

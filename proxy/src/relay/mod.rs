@@ -15,6 +15,12 @@ use crate::{
 };
 use proxy_common::{lease::SEATS, slot};
 
+/// Who may be counted on.
+pub trait Leases: Sync {
+    /// Whether the lease of this seat's worker goes on, now.
+    fn is_live(&self, seat: u32, worker: u32) -> bool;
+}
+
 /// What everything that one worker relays shares. It owns no descriptor.
 #[derive(Clone, Copy)]
 pub struct Lane {
@@ -34,6 +40,8 @@ pub struct Lane {
     pub limits: Limits,
     /// Every listening socket, by [`slot::index`].
     pub sockets: &'static [Fd],
+    /// The workers' leases.
+    pub leases: &'static dyn Leases,
 }
 
 impl Lane {

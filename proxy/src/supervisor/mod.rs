@@ -84,7 +84,8 @@ struct Supervisor {
     corpses: Vec<(u32, Child, Option<u64>)>,
     /// Dead pools whose flows are being adopted.
     unswept: Vec<Unswept>,
-    /// Epochs of pools that died under another supervisor and were not swept by it.
+    /// Epochs to be swept at the next look, once nobody has them to adopt: of pools that died under another
+    /// supervisor, and of swept ones of whose flows some were in use.
     strays: Vec<u32>,
     /// Descriptors may be open that nobody owns.
     has_orphans: bool,
@@ -241,7 +242,7 @@ impl Supervisor {
     /// Leaves what a dead pool carried to its heir.
     fn bequeath(&mut self, seat: u32) {
         let setup = &self.setup;
-        sweep::clear_gauges(&setup.table, seat);
+        sweep::clear_workers(&setup.table, seat);
         let epoch = setup.table.seat(seat).epoch.load(Relaxed);
         let other_serves = self.plan.can_adopt(other(seat));
         let reason = LostReason::PoolDied;
@@ -271,8 +272,7 @@ impl Supervisor {
             let number = done.death.number;
             self.history.stage(number, TakeoverStage::Adopt, done.death.at);
             let began = time::monotonic_ns();
-            let swept = sweep::cut(&table, done.epoch);
-            sweep::count_lost(&table, done.reason, swept);
+            self.cut(done.epoch, done.reason);
             self.has_orphans = true;
             self.history.stage(number, TakeoverStage::Sweep, began);
             self.history.put_down(number);
@@ -294,11 +294,17 @@ impl Supervisor {
 
     fn sweep_strays(&mut self) {
         let table = self.setup.table;
-        for epoch in
-            self.strays.extract_if(.., |epoch| !estates::is_waiting(&table, *epoch)).collect::<Vec<_>>()
-        {
-            sweep::count_lost(&table, LostReason::PoolDied, sweep::cut(&table, epoch));
+        let is_free = |epoch: &mut u32| !estates::is_waiting(&table, *epoch);
+        for epoch in self.strays.extract_if(.., is_free).collect::<Vec<_>>() {
+            self.cut(epoch, LostReason::PoolDied);
         }
+    }
+
+    /// Closes and counts what nobody has adopted; at the next look what is in use now.
+    fn cut(&mut self, epoch: u32, reason: LostReason) {
+        let swept = sweep::cut(&self.setup.table, epoch);
+        sweep::count_lost(&self.setup.table, reason, swept);
+        self.strays.extend((swept.in_use > 0).then_some(epoch));
     }
 
     fn find_orphans(&mut self) {

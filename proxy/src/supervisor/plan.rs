@@ -264,13 +264,11 @@ impl Plan {
         this.lapsed_since.fill(None);
         this.valid_since.fill(None);
         self.enter(now, seat, PoolState::Dead);
-        // The heir must know of the flows before it gets their next datagrams, or it would begin
-        // new ones; until then the kernel goes on filling the dead pool's sockets.
         let was_ready = ready_since.is_some();
         actions.extend([
             Action::Bury { seat, reason, was_ready },
-            Action::Bequeath(seat),
             Action::Bypass(seat),
+            Action::Bequeath(seat),
         ]);
         if self.first == seat && self.serves(other(seat)) {
             self.first = other(seat);

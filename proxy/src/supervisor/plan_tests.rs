@@ -40,8 +40,8 @@ fn a_dead_primary_is_replaced_and_fails_back_later() {
         [
             Count { from: 0, reason: FailoverReason::Killed },
             Bury { seat: 0, reason: FailoverReason::Killed, was_ready: true },
-            Bequeath(0),
             Bypass(0),
+            Bequeath(0),
             Prefer(1),
             Lend { seat: 0, worker: 0 },
             Lend { seat: 0, worker: 1 },
@@ -65,7 +65,7 @@ fn silence_lends_queues_first_and_kills_only_after_fence_after() {
     assert_eq!(plan.tick(1199 * MS, [SILENT, FINE]), []);
     assert_eq!(plan.tick(1200 * MS, [SILENT, FINE]), [Bypass(0), Fence(0)]);
     // The failover was counted when the leases lapsed.
-    assert_eq!(plan.tick(1210 * MS, [DEAD, FINE]), [HUNG_DEATH, Bequeath(0), Bypass(0), Prefer(1)]);
+    assert_eq!(plan.tick(1210 * MS, [DEAD, FINE]), [HUNG_DEATH, Bypass(0), Bequeath(0), Prefer(1)]);
 }
 
 #[test]

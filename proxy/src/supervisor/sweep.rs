@@ -26,9 +26,11 @@ pub struct Swept {
     pub connections: u64,
     /// UDP flows that were cut.
     pub flows: u64,
+    /// Sockets of UDP flows that a live worker is sending by, which were left for the next time.
+    pub in_use: u64,
 }
 
-/// Cuts and closes what is tagged with `epoch`, whose pool must be dead.
+/// Cuts and closes what is tagged with `epoch`, whose pool must be dead. Can be repeated.
 pub fn cut(table: &Table, epoch: u32) -> Swept {
     let mut swept = Swept::default();
     for (number, cell) in table.tags().iter().enumerate() {
@@ -44,8 +46,11 @@ pub fn cut(table: &Table, epoch: u32) -> Swept {
             }
             Kind::Upstream => socket::reset(fd),
             Kind::UdpFlow => {
-                swept.flows += 1;
-                forget(table, fd);
+                swept.flows += u64::from(forget(table, fd) == State::Established);
+                if table.is_used(fd) {
+                    swept.in_use += 1;
+                    continue;
+                }
             }
             Kind::Pipe => {}
             Kind::Closing => {
@@ -67,14 +72,17 @@ pub fn count_lost(table: &Table, reason: LostReason, swept: Swept) {
     lost.udp[reason as usize].add(swept.flows);
 }
 
-fn forget(table: &Table, fd: Fd) {
-    if let Some(record) = table.record(fd) {
-        record.set_state(State::Free);
-    }
+/// Frees the record of a flow. Answers where that was in its life.
+fn forget(table: &Table, fd: Fd) -> State {
+    let Some(record) = table.record(fd) else { return State::Free };
+    let state = record.state();
+    record.set_state(State::Free);
+    state
 }
 
-/// Sets a dead pool's gauges to 0; who adopts its flows counts them again.
-pub fn clear_gauges(table: &Table, seat: u32) {
+/// Sets a dead pool's gauges to 0 (who adopts its flows counts them again), and says that its workers
+/// open and use nothing any more.
+pub fn clear_workers(table: &Table, seat: u32) {
     for worker in 0..table.dimensions().workers as u32 {
         let block = table.worker(seat, worker);
         let gauges =
@@ -84,6 +92,7 @@ pub fn clear_gauges(table: &Table, seat: u32) {
         gauges.into_iter().chain(listeners).chain(servers).for_each(|gauge| gauge.set(0));
         block.pipe_gifts.iter().for_each(|gift| gift.set(0));
         block.opening.store(0, SeqCst);
+        block.using.store(0, SeqCst);
     }
 }
 
@@ -180,3 +189,7 @@ fn record(table: &Table, fd: Fd, worker: u32, listener: u32, epoch: u32) -> bool
     cell.set(Tag::new(Kind::Client, epoch));
     true
 }
+
+#[cfg(test)]
+#[path = "sweep_tests.rs"]
+mod tests;

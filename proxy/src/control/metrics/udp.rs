@@ -10,7 +10,7 @@ pub fn families(view: &View<'_>) -> Vec<Family> {
     let gauge = Family::gauge("proxy_udp_flows", "UDP flows open now.");
     let mut families = vec![summed(view, gauge, |counters| counters.open.get())];
     type Quantity = fn(&ListenerCounters) -> u64;
-    let counters: [(&str, &str, Quantity); 5] = [
+    let counters: [(&str, &str, Quantity); 6] = [
         ("proxy_udp_flows_total", "UDP flows begun.", |counters| counters.accepted.get()),
         ("proxy_udp_datagrams_received_total", "Datagrams received from clients.", |counters| {
             counters.datagrams_received.get()
@@ -18,6 +18,12 @@ pub fn families(view: &View<'_>) -> Vec<Family> {
         ("proxy_udp_datagrams_sent_total", "Datagrams sent to clients.", |counters| {
             counters.datagrams_sent.get()
         }),
+        (
+            "proxy_udp_foreign_datagrams_total",
+            "Datagrams from clients that a worker sent on by a flow of another worker: that was silent or dead, or new \
+             traffic goes to another pool than the flow's.",
+            |counters| counters.foreign_datagrams.get(),
+        ),
         ("proxy_udp_received_bytes_total", "Bytes received from clients in datagrams.", |counters| {
             counters.received_bytes.get()
         }),

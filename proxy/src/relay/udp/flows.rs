@@ -1,89 +1,47 @@
-//! The flows of one worker: beginning, finding, ending them.
+//! Beginning, finding and ending flows.
 //!
-//! Everything that must outlive the worker is in the flow table's records; the index here can be
-//! rebuilt from them ([`Flows::adopt`]).
+//! Everything about a flow is in the flow table, where every worker finds it by its key
+//! ([`crate::table::Index`]). Its owner alone ends it.
 
-use std::{
-    collections::HashMap,
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
+use std::io;
+
+use super::{
+    fault,
+    hold::{self, Held},
+    key::Key,
 };
-
-use super::fault;
 use crate::{
     relay::{Lane, balance, servers, token::Token},
-    sys::{
-        Fd, epoll,
-        fd::close,
-        socket,
-        udp::{self, Message},
-    },
-    table::{ConnectFailure, DrainState, DropReason, Kind, Record, State, Tag},
+    sys::{Fd, epoll, fd::close, socket, udp},
+    table::{ConnectFailure, DrainState, DropReason, Entering, Entry, Found, Kind, Record, State, Tag, flag},
 };
 
 /// Servers that are tried for a new flow, at most.
 const ATTEMPTS: usize = 3;
+/// Looks at the index for a flow, which may end each time before it can be used.
+const LOOKS: usize = 3;
 
-/// What makes datagrams belong to one flow. Addresses are canonical: IPv4 ones never mapped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Key {
-    /// The listener.
-    pub listener: u32,
-    /// The client. Its scope is the interface if it, or the local address, is link-local, else 0.
-    pub client: SocketAddr,
-    /// The local address that it asked; unspecified if the kernel is to choose one for the answer.
-    pub local: IpAddr,
-}
-
-impl Key {
-    /// The key of a message that came to a listener on the address `bound`; `None` without a sender.
-    pub fn of(listener: u32, bound: IpAddr, message: &Message) -> Option<Self> {
-        let local = message.asked.map_or(bound, |asked| answerable(asked.ip));
-        let interface = message.asked.map_or(0, |asked| asked.interface);
-        Some(Self { listener, client: canonical(message.from?, local, interface), local })
-    }
-
-    fn recorded(record: &Record) -> Self {
-        Self { listener: record.listener(), client: record.udp_client(), local: record.udp_local() }
-    }
-}
-
-fn canonical(client: SocketAddr, local: IpAddr, interface: u32) -> SocketAddr {
-    let SocketAddr::V6(v6) = client else { return client };
-    let scope = match (v6.ip().is_unicast_link_local(), local) {
-        (true, _) => v6.scope_id(),
-        (false, IpAddr::V6(local)) if local.is_unicast_link_local() => interface,
-        _ => 0,
-    };
-    match v6.ip().to_canonical() {
-        IpAddr::V4(v4) => (v4, v6.port()).into(),
-        IpAddr::V6(ip) => SocketAddrV6::new(ip, v6.port(), 0, scope).into(),
-    }
-}
-
-/// Nobody can answer from a group's address.
-fn answerable(local: IpAddr) -> IpAddr {
-    match local {
-        IpAddr::V6(ip) if ip.is_multicast() => Ipv6Addr::UNSPECIFIED.into(),
-        IpAddr::V4(ip) if ip.is_multicast() || ip.is_broadcast() => Ipv4Addr::UNSPECIFIED.into(),
-        _ => local,
-    }
-}
-
-/// The flows of one worker.
+/// What one worker remembers of the flows that it owns.
 #[derive(Default)]
 pub struct Flows {
-    index: HashMap<Key, Fd>,
+    /// Sockets of flows that have ended and that another worker was using at that moment.
+    closing: Vec<Fd>,
 }
 
 impl Flows {
-    /// The socket of a flow, which begins now if there is none. To be called inside the opening window.
+    /// The flow of a key, which begins now if there is none. To be called inside the opening window.
     ///
     /// # Errors
     /// Why the datagrams are dropped. While the proxy drains no flow begins, as if no server were up.
-    pub fn find_or_begin(&mut self, lane: &Lane, key: Key, now_ms: u32) -> Result<Fd, DropReason> {
-        if let Some(fd) = self.index.get(&key) {
-            return Ok(*fd);
+    pub fn find_or_begin(&mut self, lane: &Lane, key: Key, now_ms: u32) -> Result<Held, DropReason> {
+        let index = lane.table.index();
+        let hash = index.hash(&key.bytes());
+        let is_wanted = |entry| hold::judge(lane, &key, entry) == Found::Wanted;
+        for _ in 0..LOOKS {
+            let Some(entry) = index.find(hash, is_wanted) else { break };
+            if let Some(held) = Held::take(lane, entry) {
+                return Ok(held);
+            }
         }
         if lane.table.supervisor().drain() != DrainState::No {
             return Err(DropReason::Upstream);
@@ -94,16 +52,11 @@ impl Flows {
         self.begin(lane, key, now_ms)
     }
 
-    fn begin(&mut self, lane: &Lane, key: Key, now_ms: u32) -> Result<Fd, DropReason> {
+    fn begin(&mut self, lane: &Lane, key: Key, now_ms: u32) -> Result<Held, DropReason> {
         for _ in 0..ATTEMPTS {
             let server = servers::choose(lane, 0, now_ms).ok_or(DropReason::Upstream)?;
             match open(lane, key, server, now_ms) {
-                Ok(fd) => {
-                    self.enter(lane, key, fd);
-                    lane.listener(key.listener).accepted.add(1);
-                    lane.server(server).connections.add(1);
-                    return Ok(fd);
-                }
+                Ok(entry) => return self.enter(lane, key, entry, server),
                 Err(error) if fault::is_exhausted(&error) => return Err(DropReason::Descriptors),
                 Err(error) => {
                     let failure = match fault::Fault::of(&error) {
@@ -117,50 +70,88 @@ impl Flows {
         Err(DropReason::Upstream)
     }
 
-    /// Takes a recorded flow into the index, for a worker that was given the flows of a dead one (and
-    /// has made tag and worker number its own). If a flow of the same key has begun meanwhile, the
-    /// recorded one takes its place, so that the server goes on seeing one source port; the other
-    /// still passes on answers until it is idle. Answers false if nothing is recorded there.
-    pub fn adopt(&mut self, lane: &Lane, fd: Fd) -> bool {
-        let Some(record) = lane.table.record(fd).filter(|record| record.state() == State::Established) else {
-            return false;
+    /// Makes what was opened the flow of its key, unless another worker was faster.
+    fn enter(&mut self, lane: &Lane, key: Key, entry: Entry, server: u32) -> Result<Held, DropReason> {
+        let flow = match enter(lane, &key, entry) {
+            Entering::Entered => {
+                count(lane, &key, Some(server));
+                lane.listener(key.listener).accepted.add(1);
+                lane.server(server).connections.add(1);
+                return Held::take(lane, entry).ok_or(DropReason::Upstream);
+            }
+            Entering::Taken(flow) => Ok(flow),
+            Entering::Full => Err(DropReason::Limit),
+            Entering::Contended => Err(DropReason::Congestion),
         };
-        self.enter(lane, Key::recorded(record), fd);
-        true
+        self.close(lane, entry);
+        Held::take(lane, flow?).ok_or(DropReason::Congestion)
     }
 
-    fn enter(&mut self, lane: &Lane, key: Key, fd: Fd) {
-        self.index.insert(key, fd);
-        lane.block().udp_flows.up();
-        lane.listener(key.listener).open.up();
-        if let Some(server) = lane.table.record(fd).and_then(Record::server) {
-            lane.server(server).open.up();
-        }
+    /// Takes over a recorded flow of a dead worker, whose tag is this one's by now. The index names it
+    /// already, unless its worker died in the very moment that it began; if another flow has its key by
+    /// then, it passes on answers until it is idle.
+    pub fn adopt(&mut self, lane: &Lane, fd: Fd, record: &Record) {
+        let key = Key::recorded(record);
+        count(lane, &key, record.server());
+        enter(lane, &key, Entry { fd, generation: record.generation() });
     }
 
-    /// Ends a flow and closes its socket.
+    /// Ends a flow of this worker and closes its socket, now or as soon as nobody uses it.
     pub fn end(&mut self, lane: &Lane, fd: Fd) {
         let Some(record) = lane.table.record(fd) else { return };
-        let key = Key::recorded(record);
-        if self.index.get(&key) == Some(&fd) {
-            self.index.remove(&key);
-        }
+        let (key, index) = (Key::recorded(record), lane.table.index());
         lane.block().udp_flows.down();
         lane.listener(key.listener).open.down();
         if let Some(server) = record.server() {
             lane.server(server).open.down();
         }
-        record.set_state(State::Free);
-        lane.close(fd);
+        let entry = Entry { fd, generation: record.generation() };
+        index.remove(index.hash(&key.bytes()), entry);
+        self.close(lane, entry);
     }
 
     /// Ends a flow because its server does not take datagrams; the next datagram begins a new one,
-    /// to another server if there is one.
-    pub fn fail(&mut self, lane: &Lane, fd: Fd, failure: ConnectFailure, now_ms: u32) {
-        if let Some(server) = lane.table.record(fd).and_then(Record::server) {
+    /// to another server if there is one. Another worker's flow is passed by from now on, and ended by
+    /// its owner.
+    pub fn fail(&mut self, lane: &Lane, flow: &Held, failure: ConnectFailure, now_ms: u32) {
+        if let Some(server) = flow.record.server() {
             note_failure(lane, server, failure, now_ms);
         }
-        self.end(lane, fd);
+        if flow.is_own() {
+            return self.end(lane, flow.fd);
+        }
+        flow.record.set(flag::FAILED);
+        hold::unwatch(lane, Entry { fd: flow.fd, generation: flow.record.generation() });
+    }
+
+    /// Closes what was in use.
+    pub fn tick(&mut self, lane: &Lane) {
+        self.closing.extract_if(.., |fd| !lane.table.is_used(*fd)).for_each(|fd| lane.close(fd));
+    }
+
+    fn close(&mut self, lane: &Lane, entry: Entry) {
+        if let Some(record) = lane.table.record(entry.fd) {
+            record.set_state(State::Free);
+        }
+        if lane.table.is_used(entry.fd) {
+            hold::unwatch(lane, entry);
+            self.closing.push(entry.fd);
+        } else {
+            lane.close(entry.fd);
+        }
+    }
+}
+
+fn enter(lane: &Lane, key: &Key, entry: Entry) -> Entering {
+    let index = lane.table.index();
+    index.enter(index.hash(&key.bytes()), entry, |other| hold::judge(lane, key, other))
+}
+
+fn count(lane: &Lane, key: &Key, server: Option<u32>) {
+    lane.block().udp_flows.up();
+    lane.listener(key.listener).open.up();
+    if let Some(server) = server {
+        lane.server(server).open.up();
     }
 }
 
@@ -170,7 +161,7 @@ fn has_room(lane: &Lane) -> bool {
 }
 
 /// Opens a flow's socket. The tag comes last: what has one is whole, what has none is swept.
-fn open(lane: &Lane, key: Key, server: u32, now_ms: u32) -> io::Result<Fd> {
+fn open(lane: &Lane, key: Key, server: u32, now_ms: u32) -> io::Result<Entry> {
     let address = lane.config.servers[server as usize].address;
     let fd = socket::datagram(address)?;
     let result = (|| {
@@ -182,11 +173,12 @@ fn open(lane: &Lane, key: Key, server: u32, now_ms: u32) -> io::Result<Fd> {
         record.begin(State::Established, lane.worker, key.listener, now_ms);
         record.set_udp(key.client, key.local);
         record.set_server(Some(server));
-        let token = Token::UdpFlow { fd, generation: record.generation() };
+        let generation = record.generation();
+        let token = Token::UdpFlow { fd, generation };
         epoll::add(lane.set, fd, epoll::IN | epoll::ERR, token.encode())
             .inspect_err(|_| record.set_state(State::Free))?;
         tag.set(Tag::new(Kind::UdpFlow, lane.epoch));
-        Ok(fd)
+        Ok(Entry { fd, generation })
     })();
     result.inspect_err(|_| close(fd))
 }
@@ -205,39 +197,5 @@ fn note_failure(lane: &Lane, server: u32, failure: ConnectFailure, now_ms: u32) 
     lane.server(server).failures[failure as usize].add(1);
     if let Some(state) = lane.table.servers().get(server as usize) {
         balance::note_failure(state, now_ms);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sys::udp::Asked;
-
-    fn key(from: &str, asked: Option<(&str, u32)>, bound: &str) -> Key {
-        let asked = asked.map(|(ip, interface)| Asked { ip: ip.parse().unwrap(), interface });
-        let from = Some(from.parse().unwrap());
-        let message = Message { from, asked, len: 0, segment: 0, cut: false };
-        Key::of(3, bound.parse().unwrap(), &message).unwrap()
-    }
-
-    #[test]
-    fn keys_are_canonical() {
-        let mapped = key("[::ffff:10.0.0.1]:5", Some(("10.0.0.9", 2)), "::");
-        assert_eq!(mapped, key("10.0.0.1:5", Some(("10.0.0.9", 7)), "::"));
-        assert_eq!(key("10.0.0.1:5", None, "10.0.0.9"), mapped);
-    }
-
-    #[test]
-    fn the_interface_counts_for_link_local_addresses_only() {
-        let scoped = |key: Key| if let SocketAddr::V6(v6) = key.client { v6.scope_id() } else { 0 };
-        assert_eq!(scoped(key("[fe80::1%4]:5", Some(("fe80::9", 4)), "::")), 4);
-        assert_eq!(scoped(key("[2001:db8::1]:5", Some(("fe80::9", 4)), "::")), 4);
-        assert_eq!(scoped(key("[2001:db8::1]:5", Some(("2001:db8::9", 4)), "::")), 0);
-    }
-
-    #[test]
-    fn nobody_answers_from_a_group() {
-        assert!(key("[fe80::1%4]:5", Some(("ff02::1", 4)), "::").local.is_unspecified());
-        assert!(key("10.0.0.1:5", Some(("255.255.255.255", 4)), "::").local.is_unspecified());
     }
 }

@@ -8,6 +8,8 @@ mod chosen;
 mod fault;
 mod flows;
 mod forward;
+mod hold;
+mod key;
 mod run;
 #[cfg(test)]
 mod tests;
@@ -19,9 +21,11 @@ use std::{
 
 use chosen::Chosen;
 use fault::Fault;
+use flows::Flows;
 pub use flows::migrate;
-use flows::{Flows, Key};
 use forward::{Way, forward};
+use hold::Held;
+use key::Key;
 
 use crate::{
     relay::{Lane, balance},
@@ -29,7 +33,7 @@ use crate::{
         Fd,
         udp::{BATCH, Destination, Inbox},
     },
-    table::{DrainState, DropReason, Kind, ListenerCounters, Record, State, Tag},
+    table::{DrainState, DropReason, Entry, Kind, ListenerCounters, LostReason, Record, State, Tag, flag},
 };
 
 /// Bytes that one socket may receive in a turn; the batch that exceeds it is the last.
@@ -69,18 +73,20 @@ impl Udp {
     }
 
     /// Takes what waits in a flow's socket and sends it to the client. An event of a flow that has
-    /// ended meanwhile does nothing.
+    /// ended meanwhile, or that its owner reads, does nothing.
     pub fn on_flow(&mut self, lane: &Lane, fd: Fd, generation: u32, now_ms: u32) {
-        let Some(record) = own_record(lane, fd).filter(|record| record.generation() == generation) else {
-            return;
+        let entry = Entry { fd, generation };
+        let held = Held::take(lane, entry).filter(|flow| flow.is_read_here(lane));
+        let Some((flow, way)) = held.and_then(|flow| way_down(lane, flow.record).map(|way| (flow, way)))
+        else {
+            return hold::unwatch(lane, entry);
         };
-        let counters = lane.listener(record.listener());
-        let Some(way) = way_down(lane, record) else { return };
+        let counters = lane.listener(flow.record.listener());
         let mut turn = Turn::default();
         while turn.goes_on() {
             match self.inbox.get_or_insert_default().receive(fd) {
                 Ok(count) => {
-                    let bytes = self.send_down(lane, record, &way, counters, now_ms);
+                    let bytes = self.send_down(lane, flow.record, &way, counters, now_ms);
                     turn.took(count, bytes);
                 }
                 Err(error) => match Fault::of(&error) {
@@ -88,17 +94,26 @@ impl Udp {
                     Fault::Datagram => turn.took(BATCH, 0),
                     Fault::Server(failure) => {
                         counters.dropped(DropReason::Upstream, 1);
-                        return self.flows.fail(lane, fd, failure, now_ms);
+                        return self.flows.fail(lane, &flow, failure, now_ms);
                     }
                 },
             }
         }
     }
 
-    /// Ends the flow at `fd` if it is this worker's and has been idle for `--udp-idle`. Answers
-    /// whether it has.
+    /// Does what could not be done before.
+    pub fn tick(&mut self, lane: &Lane) {
+        self.flows.tick(lane);
+    }
+
+    /// Ends the flow at `fd` if it is this worker's and has been idle for `--udp-idle`, or another
+    /// worker has seen its server refuse. Answers whether it has.
     pub fn expire_one(&mut self, lane: &Lane, fd: Fd, now_ms: u32) -> bool {
         let Some(record) = own_record(lane, fd) else { return false };
+        if record.has(flag::FAILED) {
+            self.flows.end(lane, fd);
+            return true;
+        }
         // Nobody says when a flow has ended, so a proxy that drains does not wait for long.
         let limit = match lane.table.supervisor().drain() {
             DrainState::No => lane.config.udp_idle,
@@ -112,14 +127,26 @@ impl Udp {
         true
     }
 
-    /// Takes over the flow recorded at `fd`, whose tag and worker number the caller has made this
-    /// worker's own. Answers whether there is one.
+    /// Takes over the flow at `fd`, whose owner is dead, if it was a worker of this one's number. Answers
+    /// whether there is one. What had ended already, or makes no sense, keeps its tag: the sweep closes it.
     pub fn adopt(&mut self, lane: &Lane, fd: Fd) -> bool {
-        own_record(lane, fd).is_some() && self.flows.adopt(lane, fd)
+        let (Some(record), Some(tag)) = (lane.table.record(fd), lane.table.tag(fd)) else { return false };
+        let has_server = record.server().is_some_and(|server| (server as usize) < lane.config.servers.len());
+        if record.worker() != lane.worker || record.state() != State::Established {
+            return false;
+        }
+        if !has_server {
+            lane.block().lost.udp[LostReason::Corrupt as usize].add(1);
+            record.set_state(State::Free);
+            return false;
+        }
+        tag.set(Tag::new(Kind::UdpFlow, lane.epoch));
+        self.flows.adopt(lane, fd, record);
+        true
     }
 
     /// Sends the inbox to the servers, flow by flow, and answers how many bytes it held.
-    fn send_up(&mut self, lane: &Lane, listener: u32, counters: &ListenerCounters, now_ms: u32) -> usize {
+    fn send_up(&mut self, lane: &Lane, listener: u32, counters: &ListenerCounters, LostReason, now_ms: u32) -> usize {
         let Some(inbox) = &self.inbox else { return 0 };
         let Some(settings) = lane.config.listeners.get(listener as usize) else { return 0 };
         let bound = settings.address.address.ip();
@@ -131,15 +158,23 @@ impl Udp {
             let of_flow = left.filter(|index| self.keys[index] == key);
             left = left.without(of_flow);
             let Some(key) = key else { continue };
-            match self.flows.find_or_begin(lane, key, now_ms) {
-                Ok(fd) => {
-                    let sent = forward(inbox, of_flow, &Way { socket: fd, client: None }, counters);
-                    match (sent.failure, lane.table.record(fd)) {
-                        (Some(failure), _) => self.flows.fail(lane, fd, failure, now_ms),
-                        (None, record) => record.into_iter().for_each(|record| record.touch(now_ms)),
-                    }
+            let flow = match self.flows.find_or_begin(lane, key, now_ms) {
+                Ok(flow) => flow,
+                Err(reason) => {
+                    counters.dropped(reason, datagrams(inbox, of_flow));
+                    continue;
                 }
-                Err(reason) => counters.dropped(reason, datagrams(inbox, of_flow)),
+            };
+            let sent = forward(inbox, of_flow, &Way { socket: flow.fd, client: None }, counters);
+            if !flow.is_own() {
+                counters.foreign_datagrams.add(sent.datagrams);
+            }
+            match sent.failure {
+                Some(failure) => self.flows.fail(lane, &flow, failure, now_ms),
+                None => {
+                    flow.record.touch(now_ms);
+                    flow.watch(lane);
+                }
             }
         }
         let bytes = inbox.messages().iter().map(|message| message.len).sum::<usize>();
@@ -196,10 +231,8 @@ fn datagrams(inbox: &Inbox, messages: Chosen) -> u64 {
 
 /// The record of an established flow of this worker.
 fn own_record(lane: &Lane, fd: Fd) -> Option<&'static Record> {
-    let tag = lane.table.tag(fd)?.get();
     let record = lane.table.record(fd)?;
-    let own = tag == Tag::new(Kind::UdpFlow, lane.epoch) && record.worker() == lane.worker;
-    (own && record.state() == State::Established).then_some(record)
+    (hold::is_own(lane, fd, record) && record.state() == State::Established).then_some(record)
 }
 
 /// How a flow's client is reached: by this worker's own listening socket, from the address it asked.

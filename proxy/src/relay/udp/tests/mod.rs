@@ -1,5 +1,6 @@
 //! The relay on real sockets.
 
+mod shared;
 mod world;
 
 use std::{
@@ -11,7 +12,7 @@ use std::{
 use world::{UDP_IDLE, World, deserted, peer, server};
 
 use crate::{
-    relay::{balance, udp::Udp},
+    relay::balance,
     sys::{
         Fd, fd, socket,
         udp::{self, Inbox},
@@ -358,19 +359,4 @@ fn the_other_seats_queue_belongs_to_the_same_flows() {
         assert_eq!(world.exchange(client, &server, b"b", b"B"), flow);
     }
     assert_eq!(world.flows().len(), 16);
-}
-
-#[test]
-fn an_adopted_flow_keeps_its_source_port() {
-    let (server, address) = server();
-    let mut world = World::new("0.0.0.0:0", &[address]);
-    let client = world.client_of("127.0.0.2");
-    let flow = world.exchange(&client, &server, b"a", b"A");
-    // The worker dies with its index; the next one knows the flow by its record.
-    world.udp = Udp::new();
-    world.lane.block().udp_flows.set(0);
-    assert!(world.udp.adopt(&world.lane, world.flows()[0]));
-    assert!(!world.udp.adopt(&world.lane, Fd::from_raw(0)));
-    assert_eq!(world.exchange(&client, &server, b"b", b"B"), flow);
-    assert_eq!((world.flows().len(), world.lane.block().udp_flows.get()), (1, 1));
 }

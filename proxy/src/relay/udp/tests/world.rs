@@ -2,6 +2,10 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},
+    sync::atomic::{
+        AtomicBool,
+        Ordering::{Relaxed, SeqCst},
+    },
     time::{Duration, Instant},
 };
 
@@ -10,7 +14,7 @@ use proxy_common::{lease::SEATS, slot};
 use crate::{
     config::{Config, ListenAddress, Listener, Server},
     limits::Limits,
-    relay::{Lane, token::Token, udp::Udp},
+    relay::{Lane, Leases, token::Token, udp::Udp},
     sys::{
         Fd, epoll,
         fd::close,
@@ -25,9 +29,30 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const DESCRIPTORS: usize = 4096;
 pub const UDP_IDLE: Duration = Duration::from_secs(60);
 
+/// Whose lease goes on, by seat: the tests' leases do not run out by themselves.
+#[derive(Default)]
+pub struct Live([AtomicBool; SEATS]);
+
+impl Live {
+    pub fn set(&self, seat: u32, live: bool) {
+        self.0[seat as usize].store(live, SeqCst);
+    }
+}
+
+impl Leases for Live {
+    fn is_live(&self, seat: u32, _worker: u32) -> bool {
+        self.0[seat as usize].load(SeqCst)
+    }
+}
+
 pub struct World {
     pub lane: Lane,
     pub udp: Udp,
+    /// The other seat's worker, once it is there ([`World::with_other`]).
+    pub other: Option<(Lane, Udp)>,
+    /// Whether this seat's worker is stopped.
+    pub is_stopped: bool,
+    pub live: &'static Live,
     pub now_ms: u32,
     pub address: SocketAddr,
     owned: Vec<Fd>,
@@ -50,25 +75,40 @@ impl World {
         let owned = sockets.iter().copied().chain([set]).collect();
         let sockets = Box::leak(sockets.into_boxed_slice());
         let limits = Limits { connections: 0, flows: max_flows, descriptors, pipes_per_worker: 0 };
-        let lane = Lane { table, seat: 0, worker: 0, epoch: 1, set, config, sockets, limits };
-        Self { lane, udp: Udp::new(), now_ms: 1000, address, owned }
+        let live: &'static Live = Box::leak(Box::default());
+        live.set(0, true);
+        (0..SEATS as u32).for_each(|seat| table.seat(seat).epoch.store(1 + seat, Relaxed));
+        let leases = live;
+        let lane = Lane { table, seat: 0, worker: 0, epoch: 1, set, config, sockets, limits, leases };
+        let udp = Udp::new();
+        Self { lane, udp, other: None, is_stopped: false, live, now_ms: 1000, address, owned }
     }
 
-    /// One round of the worker's loop.
+    /// Adds the other seat's worker, which is live and has no queue yet.
+    pub fn with_other(mut self) -> Self {
+        let set = epoll::create().unwrap();
+        self.owned.push(set);
+        self.live.set(1, true);
+        self.other = Some((Lane { seat: 1, epoch: 2, set, ..self.lane }, Udp::new()));
+        self
+    }
+
+    /// All datagrams of clients go to the other seat's worker from now on.
+    pub fn move_to_other(&mut self) {
+        let set = self.other.as_ref().unwrap().0.set;
+        for (slot, socket) in self.lane.sockets.iter().enumerate() {
+            epoll::remove(self.lane.set, *socket);
+            epoll::add(set, *socket, epoll::IN, Token::Listener(slot as u32).encode()).unwrap();
+        }
+    }
+
+    /// One round of the workers' loops.
     pub fn turn(&mut self) {
-        let events = &self.lane.table.events(0, 0)[0];
-        for index in 0..events.wait(self.lane.set, 1).unwrap() {
-            match Token::decode(events.get(index).data).unwrap() {
-                Token::Listener(slot) => {
-                    let socket = self.lane.sockets[slot as usize];
-                    let listener = slot / slot::count(1, self.lane.config.workers);
-                    self.udp.on_listener(&self.lane, socket, listener, self.now_ms);
-                }
-                Token::UdpFlow { fd, generation } => {
-                    self.udp.on_flow(&self.lane, fd, generation, self.now_ms);
-                }
-                other => panic!("{other:?} was never registered"),
-            }
+        if !self.is_stopped {
+            turn(&self.lane, &mut self.udp, self.now_ms);
+        }
+        if let Some((lane, udp)) = &mut self.other {
+            turn(lane, udp, self.now_ms);
         }
     }
 
@@ -137,6 +177,21 @@ impl World {
         client.connect((ip, self.address.port())).unwrap();
         client
     }
+}
+
+fn turn(lane: &Lane, udp: &mut Udp, now_ms: u32) {
+    let events = &lane.table.events(lane.seat, 0)[0];
+    for index in 0..events.wait(lane.set, 1).unwrap() {
+        match Token::decode(events.get(index).data).unwrap() {
+            Token::Listener(slot) => {
+                let listener = slot / slot::count(1, lane.config.workers);
+                udp.on_listener(lane, lane.sockets[slot as usize], listener, now_ms);
+            }
+            Token::UdpFlow { fd, generation } => udp.on_flow(lane, fd, generation, now_ms),
+            other => panic!("{other:?} was never registered"),
+        }
+    }
+    udp.tick(lane);
 }
 
 impl Drop for World {

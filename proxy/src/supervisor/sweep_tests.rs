@@ -1,0 +1,42 @@
+use std::net::UdpSocket;
+
+use super::*;
+use crate::table::{Dimensions, Using};
+
+const EPOCH: u32 = 7;
+
+/// A flow of a dead pool, in this state.
+fn left(table: &Table, state: State) -> Fd {
+    let fd = Fd::keep(UdpSocket::bind("127.0.0.1:0").unwrap());
+    table.record(fd).unwrap().begin(state, 0, 0, 0);
+    table.tag(fd).unwrap().set(Tag::new(Kind::UdpFlow, EPOCH));
+    fd
+}
+
+#[test]
+fn flows_in_use_are_closed_later_and_counted_once() {
+    let dimensions = Dimensions { descriptors: 4096, workers: 1, listeners: 1, servers: 1 };
+    let (_, table) = Table::create(dimensions).unwrap();
+    let (lost, used, ended) =
+        (left(&table, State::Established), left(&table, State::Established), left(&table, State::Free));
+    let using = Using::declare(&table.worker(1, 0).using, used);
+    assert_eq!(cut(&table, EPOCH), Swept { connections: 0, flows: 2, in_use: 1 });
+    assert!(fd::kind(used).is_some(), "somebody is sending by it");
+    assert_eq!(table.record(used).unwrap().state(), State::Free, "and nobody begins to");
+    assert_eq!([lost, ended].map(|fd| table.tag(fd).unwrap().get()), [Tag::FREE; 2]);
+    drop(using);
+    assert_eq!(cut(&table, EPOCH), Swept::default());
+    assert_eq!(table.tag(used).unwrap().get(), Tag::FREE);
+}
+
+#[test]
+fn a_dead_worker_uses_nothing() {
+    let dimensions = Dimensions { descriptors: 64, workers: 2, listeners: 1, servers: 1 };
+    let (_, table) = Table::create(dimensions).unwrap();
+    let fd = Fd::from_raw(5);
+    std::mem::forget(Using::declare(&table.worker(1, 1).using, fd));
+    clear_workers(&table, 0);
+    assert!(table.is_used(fd), "of the other seat");
+    clear_workers(&table, 1);
+    assert!(!table.is_used(fd));
+}
