@@ -1,7 +1,6 @@
-//! Established connections and flows go on when the pool that carries them is killed or hangs. Each
+//! Established connections go on when the pool that carries them is killed or hangs. Each
 //! test sees in the metrics that a takeover happened, and that nothing was lost in it.
 
-use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc;
@@ -10,19 +9,19 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use proxy_tests::builder::Builder;
-use proxy_tests::clients::{Outcome, Udp, ask_on, connect, udp};
+use proxy_tests::clients::{Outcome, ask_on, connect};
 use proxy_tests::net::{at, isolate};
 use proxy_tests::process::signal;
 use proxy_tests::proxy::Proxy;
 use proxy_tests::servers::{self, BlackHole, PATIENCE, read_all, reset};
 use proxy_tests::status::Status;
+use proxy_tests::takeover::{self, descriptors, take_over, wait_taken_over};
 use proxy_tests::wait::until_true;
 use proxy_tests::{PRIMARY, STANDBY, pattern};
 use socket2::SockRef;
 
 const LISTEN: &str = "127.0.0.1:8080";
 const SERVER: &str = "127.0.0.1:9001";
-const TIMEOUT: Duration = Duration::from_secs(5);
 /// What fills the windows and buffers of both sides of the proxy and its pipe.
 const PLENTY: usize = 24 << 20;
 const DEATHS: [Signal; 2] = [Signal::SIGKILL, Signal::SIGSTOP];
@@ -50,40 +49,10 @@ fn carries(from: &mut TcpStream, to: &mut TcpStream) {
     assert_eq!(&buffer, b"ping");
 }
 
-/// The pool in this seat dies, and another takes over; waits until both are ready again.
-#[track_caller]
-fn take_over(proxy: &Proxy, seat: &str, death: Signal) {
-    let before = proxy.until_status("whole", Status::whole);
-    signal(before.pid(seat), death);
-    wait_taken_over(proxy, seat, &before);
-}
-
-#[track_caller]
-fn wait_taken_over(proxy: &Proxy, seat: &str, before: &Status) {
-    let after = proxy.until_status("taken over", |s| {
-        s.whole() && s.pool(seat).epoch > before.pool(seat).epoch && s.takeovers > before.takeovers
-    });
-    assert!(after.pool(seat).epoch > before.pool(seat).epoch);
-}
-
 /// So many flows of this kind were adopted, and none lost.
 #[track_caller]
 fn assert_adopted(proxy: &Proxy, protocol: &str, state: &str, at_least: f64) {
-    assert_adopted_as(proxy, &[("protocol", protocol), ("state", state)], at_least);
-}
-
-#[track_caller]
-fn assert_adopted_as(proxy: &Proxy, labels: &[(&str, &str)], at_least: f64) {
-    let metrics = proxy.until_metric("proxy_adopted_flows_total", labels, at_least);
-    assert!(metrics.sum("proxy_takeovers_total", &[]) >= 1.0);
-    assert_eq!(metrics.sum("proxy_lost_flows_total", &[]), 0.0, "{}", metrics.show("proxy_lost_flows_total"));
-}
-
-/// Descriptors of the shared table that are no pipes, which pools keep in stock.
-fn descriptors(proxy: &Proxy) -> usize {
-    let entries = fs::read_dir(format!("/proc/{}/fd", proxy.supervisor())).expect("list descriptors");
-    let links = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
-    links.filter(|link| !link.to_string_lossy().starts_with("pipe:")).count()
+    takeover::assert_adopted(proxy, &[("protocol", protocol), ("state", state)], at_least);
 }
 
 /// What is open comes back to what was open before there was a connection.
@@ -264,7 +233,7 @@ fn both_pools_at_once_and_the_heir_right_after() {
     }
     // Idle or busy: with registrations in two sets (it died while moving them) an event may come twice, and
     // the death in the empty turn that the second one gets.
-    assert_adopted_as(&proxy, &[("protocol", "tcp")], 160.0);
+    takeover::assert_adopted(&proxy, &[("protocol", "tcp")], 160.0);
     drop(pairs);
     assert_nothing_left(&proxy, baseline);
 }
@@ -288,34 +257,6 @@ fn both_pools_carry_and_one_dies() {
         let other = if seat == PRIMARY { STANDBY } else { PRIMARY };
         let after = proxy.until_status("one carries both", |s| s.pool(other).connections == 2);
         assert_eq!(after.pid(other), before.pid(other));
-    }
-}
-
-fn port(client: &Udp, text: &str) -> String {
-    match client.ask(text, TIMEOUT) {
-        Outcome::Answered(answer) => answer.split(' ').nth(1).expect("a port").to_owned(),
-        other => panic!("{text}: {other:?}"),
-    }
-}
-
-#[test]
-fn flows_keep_their_upstream_port() {
-    for death in DEATHS {
-        isolate();
-        let server = servers::Udp::naming(SERVER, "A");
-        let builder = Proxy::builder().listen("udp://127.0.0.1:8080").upstream(SERVER);
-        let builder = builder.flag("--failback-after", "never").flag("--fence-after", "400ms");
-        let proxy = builder.flag("--workers", "2").start();
-        let clients: Vec<_> = (0..10).map(|_| udp(at(LISTEN))).collect();
-        let before: Vec<_> = clients.iter().map(|client| port(client, "before")).collect();
-        take_over(&proxy, PRIMARY, death);
-        assert_adopted(&proxy, "udp", "established", 10.0);
-        let after: Vec<_> = clients.iter().map(|client| port(client, "after")).collect();
-        assert_eq!(before, after, "{death}");
-        assert_eq!(server.seen().datagrams, 20, "none was lost, none doubled");
-        take_over(&proxy, STANDBY, death);
-        let again: Vec<_> = clients.iter().map(|client| port(client, "again")).collect();
-        assert_eq!(before, again, "{death}");
     }
 }
 

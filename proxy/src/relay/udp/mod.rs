@@ -146,7 +146,7 @@ impl Udp {
     }
 
     /// Sends the inbox to the servers, flow by flow, and answers how many bytes it held.
-    fn send_up(&mut self, lane: &Lane, listener: u32, counters: &ListenerCounters, LostReason, now_ms: u32) -> usize {
+    fn send_up(&mut self, lane: &Lane, listener: u32, counters: &ListenerCounters, now_ms: u32) -> usize {
         let Some(inbox) = &self.inbox else { return 0 };
         let Some(settings) = lane.config.listeners.get(listener as usize) else { return 0 };
         let bound = settings.address.address.ip();
