@@ -111,7 +111,7 @@ fn ask_prometheus(path: &str) -> Option<serde_json::Value> {
 
 #[test]
 fn every_promised_name_is_there() {
-    const NAMES: [&str; 27] = [
+    const NAMES: [&str; 28] = [
         "proxy_build_info",
         "proxy_pool_state",
         "proxy_pool_lease_remaining_seconds",
@@ -130,6 +130,7 @@ fn every_promised_name_is_there() {
         "proxy_udp_datagrams_received_total",
         "proxy_udp_datagrams_sent_total",
         "proxy_udp_datagrams_dropped_total",
+        "proxy_udp_foreign_datagrams_total",
         "proxy_upstream_server_up",
         "proxy_upstream_server_connections",
         "proxy_upstream_server_connections_total",

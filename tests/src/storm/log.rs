@@ -26,8 +26,6 @@ pub struct Log {
     pub answers: AtomicU64,
     /// Datagrams that were not answered.
     pub unanswered: AtomicU64,
-    /// Times that a UDP flow was seen to come from another upstream port than before.
-    pub port_changes: AtomicU64,
     /// Faults done.
     pub faults: AtomicU64,
     last_fault: Mutex<(Instant, String)>,
@@ -48,7 +46,6 @@ impl Log {
             bytes: AtomicU64::new(0),
             answers: AtomicU64::new(0),
             unanswered: AtomicU64::new(0),
-            port_changes: AtomicU64::new(0),
             faults: AtomicU64::new(0),
             last_fault: Mutex::new((now, "none".into())),
             failures: Mutex::default(),
@@ -87,14 +84,13 @@ impl Log {
         let count = |counter: &AtomicU64| counter.load(Relaxed);
         format!(
             "{:.0?}: {takeovers} takeovers, {} faults, {} connections, {:.2} GB verified, {} datagrams answered, \
-             {} not, {} port changes, {} failures",
+             {} not, {} failures",
             self.began.elapsed(),
             count(&self.faults),
             count(&self.connections),
             count(&self.bytes) as f64 / 1e9,
             count(&self.answers),
             count(&self.unanswered),
-            count(&self.port_changes),
             self.failures()
         )
     }

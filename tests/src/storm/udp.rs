@@ -1,5 +1,6 @@
 //! The UDP clients of a storm: numbered datagrams with a pattern, whose answers say from which port
-//! the server got them. Datagrams may be lost, but never changed, doubled or passed to another flow.
+//! the server got them. Datagrams may be lost, but never changed, doubled, passed to another flow, or sent on from
+//! another port than before.
 
 use std::collections::BTreeSet;
 use std::net::UdpSocket;
@@ -98,8 +99,9 @@ impl Flow {
             return Err(format!("WRONG BYTES in an answer to datagram {number}"));
         }
         let port = u16::from_be_bytes(*port);
-        if self.port.replace(port).is_some_and(|before| before != port) {
-            log.port_changes.fetch_add(1, Relaxed);
+        // The server is up all the time, and never slow.
+        if let Some(before) = self.port.replace(port).filter(|before| *before != port) {
+            return Err(format!("CHANGED PORT: the server saw {before}, and {port} at datagram {number}"));
         }
         self.answered = Instant::now();
         log.answers.fetch_add(1, Relaxed);
