@@ -1,6 +1,5 @@
 //! The supervisor dies or hangs: its twin goes on in its place, and nobody's traffic notices.
 
-use std::fs;
 use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
@@ -12,6 +11,7 @@ use proxy_tests::net::{at, isolate};
 use proxy_tests::process::{alive, signal};
 use proxy_tests::proxy::Proxy;
 use proxy_tests::status::Status;
+use proxy_tests::takeover::descriptors;
 use proxy_tests::wait::{stays_true, until_true};
 use proxy_tests::{PRIMARY, STANDBY, servers};
 
@@ -85,23 +85,15 @@ fn assert_none_lost(proxy: &Proxy) {
     assert_eq!(metrics.sum("proxy_supervisor_up", &[]), 1.0);
 }
 
-/// Descriptors of the shared table that are no pipes, which pools keep in stock.
-fn descriptors(pid: i32) -> usize {
-    let entries = fs::read_dir(format!("/proc/{pid}/fd")).expect("list descriptors");
-    let links = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
-    links.filter(|link| !link.to_string_lossy().starts_with("pipe:")).count()
-}
-
 /// What is open comes back to what was open at first, and one more: the first supervisor's reader of the
 /// kernel program's log keeps its number, for it is below those that flows may have.
 #[track_caller]
 fn assert_nothing_left(proxy: &Proxy, baseline: usize) {
-    let last = proxy.status().supervisor.pid;
     until_true("no flow is left", || {
         let metrics = proxy.metrics();
         metrics.sum("proxy_listener_connections", &[]) + metrics.sum("proxy_udp_flows", &[]) == 0.0
     });
-    until_true("no descriptor is left", || descriptors(last) == baseline + 1);
+    until_true("no descriptor is left", || descriptors(proxy) == baseline + 1);
 }
 
 #[test]
@@ -110,8 +102,8 @@ fn a_twin_protects_as_the_first_supervisor_did() {
     let _tcp = servers::Tcp::lines(SERVER, "A");
     let _udp = servers::Udp::naming(SERVER, "A");
     let proxy = proxy().start();
-    let first = proxy.until_status("protected", Status::protected);
-    let baseline = descriptors(first.supervisor.pid);
+    proxy.until_status("protected", Status::protected);
+    let baseline = descriptors(&proxy);
     let mut clients = Clients::begin();
     for round in 0..5 {
         let before = proxy.status();
@@ -158,7 +150,8 @@ fn the_supervisor_dies_while_a_pool_is_taken_over() {
     let _tcp = servers::Tcp::lines(SERVER, "A");
     let _udp = servers::Udp::naming(SERVER, "A");
     let proxy = proxy().start();
-    let baseline = descriptors(proxy.until_status("protected", Status::protected).supervisor.pid);
+    proxy.until_status("protected", Status::protected);
+    let baseline = descriptors(&proxy);
     let mut clients = Clients::begin();
     let waits_us = [0, 0, 200, 500, 1000, 1500, 2000, 3000, 5000, 8000, 12_000, 15_000];
     for (round, wait_us) in waits_us.into_iter().enumerate() {
