@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use proxy_tests::builder::Builder;
-use proxy_tests::clients::{Outcome, ask_on, connect};
+use proxy_tests::clients::{Outcome, Udp, ask_on, connect, udp};
 use proxy_tests::net::{at, isolate};
 use proxy_tests::process::signal;
 use proxy_tests::proxy::Proxy;
@@ -22,6 +22,7 @@ use socket2::SockRef;
 
 const LISTEN: &str = "127.0.0.1:8080";
 const SERVER: &str = "127.0.0.1:9001";
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// What fills the windows and buffers of both sides of the proxy and its pipe.
 const PLENTY: usize = 24 << 20;
 const DEATHS: [Signal; 2] = [Signal::SIGKILL, Signal::SIGSTOP];
@@ -307,6 +308,6 @@ fn each_takeover_is_told() {
 
 fn ask_one_flow() -> Udp {
     let client = udp(at(LISTEN));
-    port(&client, "hello");
+    assert!(client.ask("hello", TIMEOUT).answered());
     client
 }
