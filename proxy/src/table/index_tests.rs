@@ -79,6 +79,7 @@ fn a_claim_is_not_found_and_gives_way() {
     claimed(&index, HASH, left);
     assert_eq!(index.find(HASH, all), None, "nobody may use it yet");
     assert_eq!(index.enter(HASH, new, wanted), Entering::Entered);
+    assert!(index.near(HASH).all(|cell| cell.load(SeqCst) != left.claim()), "its worker cannot settle it");
     assert_eq!(index.enter(HASH, left, wanted), Entering::Taken(new), "its worker goes on");
     assert_eq!(index.cells.iter().filter(|cell| cell.load(SeqCst) != 0).count(), 1);
 }
@@ -120,11 +121,11 @@ fn workers_that_begin_one_key_at_once_agree_on_one_flow() {
     const ROUNDS: u32 = 3000;
     let index = index(32);
     let (barrier, round) = (Barrier::new(WORKERS as usize), AtomicU32::new(0));
-    // The flow that each worker is told of; and that a bystander saw.
-    let seen = Mutex::new(Vec::new());
-    let judge = |found: Entry| {
-        if found.generation == round.load(SeqCst) { Found::Wanted } else { Found::Gone }
-    };
+    // What each worker found before it entered its own flow, was told then, and found afterwards.
+    let seen = Mutex::new(vec![Vec::new(); ROUNDS as usize + 1]);
+    let judge =
+        |found: Entry| if found.generation == round.load(SeqCst) { Found::Wanted } else { Found::Gone };
+    let look = || index.find(HASH, |found| judge(found) == Found::Wanted);
     std::thread::scope(|scope| {
         for worker in 0..WORKERS {
             let (barrier, round, seen) = (&barrier, &round, &seen);
@@ -134,23 +135,20 @@ fn workers_that_begin_one_key_at_once_agree_on_one_flow() {
                         round.store(generation, SeqCst);
                     }
                     barrier.wait();
-                    let own = entry(worker, generation);
-                    let before = index.find(HASH, |found| judge(found) == Found::Wanted);
+                    let (own, before) = (entry(worker, generation), look());
                     let flow = match index.enter(HASH, own, judge) {
-                        Entering::Entered => own,
-                        Entering::Taken(flow) => flow,
-                        end => panic!("{end:?} in round {generation}"),
+                        Entering::Entered => Some(own),
+                        Entering::Taken(flow) => Some(flow),
+                        Entering::Full | Entering::Contended => None,
                     };
-                    seen.lock().unwrap().extend(before.into_iter().chain([flow]));
                     barrier.wait();
-                    if worker == 0 {
-                        let flows = std::mem::take(&mut *seen.lock().unwrap());
-                        assert!(flows.iter().all(|other| *other == flows[0]), "{flows:?}");
-                        assert_eq!(index.find(HASH, |found| judge(found) == Found::Wanted), Some(flows[0]));
-                    }
-                    barrier.wait();
+                    let all = before.map(Some).into_iter().chain([flow, look()]);
+                    seen.lock().unwrap()[generation as usize].extend(all);
                 }
             });
         }
     });
+    for flows in &seen.lock().unwrap()[1..] {
+        assert!(flows.iter().all(|flow| flow.is_some() && *flow == flows[0]), "{flows:?}");
+    }
 }

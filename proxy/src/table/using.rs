@@ -52,7 +52,6 @@ impl Table {
 mod tests {
     use super::*;
     use crate::table::{Dimensions, State};
-    use std::sync::atomic::AtomicBool;
 
     fn table() -> Table {
         let dimensions = Dimensions { descriptors: 64, workers: 2, listeners: 1, servers: 1 };
@@ -69,35 +68,35 @@ mod tests {
         assert!(!table.is_used(fd));
     }
 
-    /// The one that ends a flow and the one that uses it, as often as they can.
+    /// The one that ends a flow and the one that uses it, until they have met so many times.
     #[test]
     fn nothing_is_closed_under_a_users_feet() {
+        const MEETINGS: u32 = 2000;
         let (table, fd) = (table(), Fd::from_raw(9));
-        let (is_open, is_over) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (closed, met, broken) = (AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(0));
         let record = table.record(fd).unwrap();
-        let mut used = 0;
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                for _ in 0..100_000 {
-                    is_open.store(true, SeqCst);
+                while met.load(SeqCst) < MEETINGS {
                     record.begin(State::Established, 0, 0, 0);
+                    std::thread::yield_now();
                     record.set_state(State::Free);
                     while table.is_used(fd) {
                         std::thread::yield_now();
                     }
-                    is_open.store(false, SeqCst);
+                    closed.store(record.generation(), SeqCst);
                 }
-                is_over.store(true, SeqCst);
             });
-            while !is_over.load(SeqCst) {
+            while met.load(SeqCst) < MEETINGS {
                 let generation = record.generation();
                 let _using = Using::declare(&table.worker(1, 0).using, fd);
                 if record.is_established(generation) {
-                    assert!(is_open.load(SeqCst), "closed while it was used");
-                    used += 1;
+                    std::thread::yield_now();
+                    met.fetch_add(1, SeqCst);
+                    broken.fetch_add(u32::from(closed.load(SeqCst) >= generation), SeqCst);
                 }
             }
         });
-        assert!(used > 0, "the two met");
+        assert_eq!(broken.load(SeqCst), 0, "closed while it was used");
     }
 }
