@@ -4,6 +4,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod control;
+mod fault;
 pub mod limits;
 pub mod log;
 pub mod orders;

@@ -25,8 +25,9 @@ fn format() -> Result<()> {
 }
 
 fn clippy() -> Result<()> {
-    let clippy = ["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"];
-    shell::run(shell::cargo().args(clippy))
+    let deny = ["--", "--deny", "warnings"];
+    shell::run(shell::cargo().args(["clippy", "--workspace", "--all-targets"]).args(deny))?;
+    shell::run(shell::cargo().args(["clippy", "--package", "proxy", "--features", "fault-points"]).args(deny))
 }
 
 /// Licences, sources and doubled crates by cargo-deny, if it is there: to build it takes longer

@@ -4,6 +4,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::{
+    fault::{self, Point},
     relay::{token::Token, udp},
     sys::{Fd, epoll, fd::close},
     table::{AdoptedState, Estate, EstateStage, Kind},
@@ -22,14 +23,18 @@ impl Worker {
         let dead: Vec<u32> =
             estates.iter().filter(is_left).map(|estate| estate.epoch.load(Relaxed)).collect();
         self.nest_sets();
+        fault::point(Point::AdoptNested);
         self.adopt_flows(&dead);
+        fault::point(Point::AdoptWalked);
         for estate in estates.iter().filter(is_left) {
             self.replay(estate);
         }
+        fault::point(Point::AdoptReplayed);
         for estate in estates.iter().filter(is_left) {
             let has_set = estate.set.get() > 0;
             estate.set_stage(if has_set { EstateStage::Adopted } else { EstateStage::None });
         }
+        fault::point(Point::AdoptDone);
         // One whole walk over the tags from here on moves all registrations.
         self.migrating_from = None;
     }
@@ -83,6 +88,7 @@ impl Worker {
                 if let Some(token @ (Token::Client { .. } | Token::Upstream { .. })) =
                     Token::decode(event.data)
                 {
+                    fault::point(Point::AdoptReplaying);
                     self.dispatch(token, event.mask);
                 }
                 self.beat_now_and_then(index);
@@ -130,6 +136,7 @@ impl Worker {
             if moved.contains(&set) {
                 epoll::remove(self.lane.set, set);
                 estate.set_stage(EstateStage::None);
+                fault::point(Point::MoveDone);
                 close(set);
             }
         }

@@ -46,6 +46,8 @@ impl Pool {
     /// Runs the pool in a fresh clone. Ends only by failing; answers the exit code.
     pub fn run(self) -> i32 {
         process::set_name(self.name());
+        #[cfg(feature = "fault-points")]
+        crate::fault::enter(self.seat, self.epoch);
         if std::env::var_os(TEST_HOOKS).is_some() {
             signal::hang_on_usr1();
         }

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use proxy_common::lease::{SEATS, other};
 
 use crate::{
+    fault::{self, Point},
     sys::{Fd, epoll, fd::close},
     table::{Estate, EstateStage, Table},
 };
@@ -36,6 +37,7 @@ pub fn leave(setup: &Setup, seat: u32, epoch: u32, other_serves: bool) -> Vec<u3
             if heir != seat || !is_left {
                 cell.set_stage(EstateStage::None);
             }
+            fault::point(Point::EstateLeft);
         }
         let own = Left { epoch, seat, set: strip_set(setup, seat, worker), heirs: 1 };
         if !own.put(heirs) {

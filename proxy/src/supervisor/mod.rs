@@ -27,6 +27,7 @@ use proxy_common::lease::{PRIMARY, SEATS, STANDBY, other};
 
 use crate::{
     config::Config,
+    fault::{self, Point},
     sys::{
         Fd, poll,
         process::{self, Child},
@@ -52,6 +53,11 @@ const TICK: Duration = Duration::from_millis(10);
 pub fn run(config: Config) -> Result<()> {
     let started = Instant::now();
     let setup = setup::open(config)?;
+    #[cfg(feature = "fault-points")]
+    fault::arm({
+        let table = setup.table;
+        move |seat| table.seat(seat).pid.get()
+    })?;
     let mut supervisor = Supervisor::new(setup);
     supervisor.setup.table.supervisor().pid.set(std::process::id() as i32);
     tracing::info!(
@@ -275,6 +281,7 @@ impl Supervisor {
             self.cut(done.epoch, done.reason);
             self.has_orphans = true;
             self.history.stage(number, TakeoverStage::Sweep, began);
+            fault::point(Point::SweepCut);
             self.history.put_down(number);
             number.into_iter().for_each(|number| self.history.log(number));
         }

@@ -7,6 +7,7 @@ use proxy_common::lease::SEATS;
 
 use crate::{
     config::Config,
+    fault::{self, Point},
     sys::{
         Fd,
         fd::{self, close},
@@ -38,6 +39,7 @@ pub fn cut(table: &Table, epoch: u32) -> Swept {
         if tag.epoch != epoch {
             continue;
         }
+        fault::point(Point::SweepCutting);
         match tag.kind {
             Kind::Client => {
                 swept.connections += 1;
@@ -106,11 +108,14 @@ pub fn find_orphans(table: &Table, config: &Config, worker: u32, epoch: u32) -> 
     if suspects.is_empty() {
         return Some(0);
     }
+    fault::point(Point::SweepListed);
     let gate = &table.supervisor().gate;
     let now_ms = time::monotonic_ms();
     gate.store(closed_gate(now_ms), SeqCst);
+    fault::point(Point::SweepGated);
     let found = find_behind_gate(table, config, &suspects, (worker, epoch), now_ms + GATE_LIMIT_MS);
     gate.store(0, SeqCst);
+    fault::point(Point::SweepUngated);
     found
 }
 
@@ -138,7 +143,10 @@ fn find_behind_gate(
             return None;
         }
         match listener_of(config, *fd) {
-            Some(listener) if record(table, *fd, finder, listener, epoch) => found += 1,
+            Some(listener) if record(table, *fd, finder, listener, epoch) => {
+                found += 1;
+                fault::point(Point::SweepFound);
+            }
             _ => {
                 socket::reset(*fd);
                 close(*fd);

@@ -191,3 +191,20 @@ pub fn kernel_release() -> String {
         CStr::from_ptr(name.release.as_ptr()).to_string_lossy().into_owned()
     }
 }
+
+/// Sends a signal by process number, for fault points; none if the number is 0 (nobody).
+#[cfg(feature = "fault-points")]
+pub fn signal(pid: i32, signal: libc::c_int) {
+    if pid > 0 {
+        // SAFETY: integers only.
+        unsafe { libc::kill(pid, signal) };
+    }
+}
+
+/// Sends a signal to this thread, for fault points: one that stops or kills the process does so before
+/// this returns, which it need not if it is sent to the process.
+#[cfg(feature = "fault-points")]
+pub fn raise(signal: libc::c_int) {
+    // SAFETY: integers only.
+    unsafe { libc::raise(signal) };
+}

@@ -5,6 +5,8 @@ use std::sync::atomic::{
     Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 
+use crate::fault::{self, Point};
+
 /// What a descriptor is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -89,7 +91,9 @@ impl TagCell {
     pub fn close_with(&self, epoch: u32, worker: u32, close: impl FnOnce()) {
         let closing = Tag::new(Kind::Closing, epoch).encode() | worker & 0x3f;
         self.0.store(closing, Release);
+        fault::point(Point::CloseTagged);
         close();
+        fault::point(Point::CloseClosed);
         // Failing means that it is somebody else's.
         let _ = self.0.compare_exchange(closing, Tag::FREE.encode(), AcqRel, Relaxed);
     }

@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::{
+    fault::{self, Point},
     sys::{Fd, epoll, fd::close, is_exhausted, socket, would_block},
     table::{Kind, Record, Rejection, State, Tag},
 };
@@ -60,6 +61,7 @@ impl Tcp {
             self.reset(lane, client, record);
             return;
         }
+        fault::point(Point::AcceptAdded);
         self.connect(lane, client, record, now_ms);
     }
 }
@@ -75,6 +77,7 @@ fn accept_recorded(
         return Ok(None);
     };
     let client = socket::accept(socket)?;
+    fault::point(Point::AcceptTaken);
     let (Some(record), Some(tag)) = (lane.table.record(client), lane.table.tag(client)) else {
         // Cannot be: the table is as large as the descriptor limit.
         socket::reset(client);
@@ -82,7 +85,9 @@ fn accept_recorded(
         return Ok(None);
     };
     record.begin(State::Accepted, lane.worker, listener, now_ms);
+    fault::point(Point::AcceptRecorded);
     tag.set(Tag::new(Kind::Client, lane.epoch));
+    fault::point(Point::AcceptTagged);
     Ok(Some((client, record)))
 }
 

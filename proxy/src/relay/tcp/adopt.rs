@@ -2,6 +2,7 @@
 //! together loses its own connection and no other.
 
 use crate::{
+    fault::{self, Point},
     relay::{Lane, token::Token},
     sys::{Fd, epoll, pipe, socket, urgent, would_block},
     table::{AdoptedState, Direction, Holder, Kind, LostReason, Record, State, Tag, flag},
@@ -29,12 +30,16 @@ impl Tcp {
             lane.close(client);
             return None;
         }
-        let is_sound = take_holders(lane, record, dead)
-            & take_upstream(lane, record, dead)
-            & has_known_numbers(lane, record);
+        let mut is_sound = take_holders(lane, record, dead);
+        fault::point(Point::AdoptHolders);
+        is_sound &= take_upstream(lane, record, dead) & has_known_numbers(lane, record);
+        fault::point(Point::AdoptUpstream);
         lane.table.tag(client)?.set(Tag::new(Kind::Client, lane.epoch));
+        fault::point(Point::AdoptTagged);
         self.count_in(lane, record);
+        fault::point(Point::AdoptCounted);
         record.set(flag::ADOPTED | flag::UNAUDITED);
+        fault::point(Point::AdoptFlagged);
         if !is_sound {
             self.lose(lane, client, record, LostReason::Corrupt);
             return None;
@@ -104,6 +109,7 @@ impl Tcp {
             return true;
         };
         record.clear(flag::UNAUDITED);
+        fault::point(Point::AdoptUnaudited);
         for direction in Direction::BOTH {
             let (source, sink) = match direction {
                 Direction::Up => (client, upstream),
@@ -264,7 +270,9 @@ fn move_registrations(lane: &Lane, client: Fd, record: &Record, from: &[Fd]) {
     for (fd, token) in upstream.into_iter().chain([(client, Token::Client { fd: client, generation })]) {
         // EEXIST: it is there already.
         let _ = epoll::add(lane.set, fd, epoll::FLOW, token.encode());
+        fault::point(Point::MoveAdded);
         from.iter().for_each(|set| epoll::remove(*set, fd));
+        fault::point(Point::MoveRemoved);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{io, time::Duration};
 
 use crate::{
+    fault::{self, Point},
     relay::{Lane, balance, servers, token::Token},
     sys::{Fd, epoll, fd::close, is_exhausted, pipe, socket, time},
     table::{ConnectFailure, Direction, Kind, Record, Rejection, State, Tag, Window, flag},
@@ -21,6 +22,7 @@ impl Tcp {
         {
             record.set_server(Some(server));
             lane.server(server).open.up();
+            fault::point(Point::ConnectChosen);
             match open_upstream(lane, client, record, server, now_ms) {
                 Ok(()) => {
                     let at_ms = now_ms.wrapping_add(millis(lane.config.connect_timeout));
@@ -58,6 +60,7 @@ impl Tcp {
         let has_answered = pipe::readable(upstream).is_ok_and(|count| count > 0);
         match &error {
             Some(error) if !has_answered => {
+                fault::point(Point::ConnectFailed);
                 self.give_up(lane, record, classify(error), now_ms);
                 self.connect(lane, client, record, now_ms);
                 return;
@@ -66,6 +69,7 @@ impl Tcp {
             _ => {}
         }
         record.set_state(State::Established);
+        fault::point(Point::ConnectEstablished);
         let counters = lane.server(server);
         counters.connections.add(1);
         let took_ms = (time::monotonic_ms() as u32).wrapping_sub(record.opened_ms());
@@ -124,6 +128,7 @@ impl Tcp {
         }
         if let Some(upstream) = record.upstream() {
             record.set_upstream(None);
+            fault::point(Point::ConnectForgotten);
             lane.close(upstream);
         }
     }
@@ -147,19 +152,26 @@ fn open_upstream(
     let upstream = {
         let _window = open_window(lane);
         let upstream = socket::stream(address, lane.config.keepalive)?;
+        fault::point(Point::ConnectOpened);
         let Some(tag) = lane.table.tag(upstream) else {
             close(upstream);
             return Err(io::Error::from_raw_os_error(libc::EMFILE));
         };
         record.set_upstream(Some(upstream));
+        fault::point(Point::ConnectRecorded);
         tag.set(Tag::new(Kind::Upstream, lane.epoch));
+        fault::point(Point::ConnectTagged);
         upstream
     };
     record.set_opened(now_ms);
     record.set_state(State::Connecting);
+    fault::point(Point::ConnectBegun);
     socket::connect(upstream, address)?;
+    fault::point(Point::ConnectCalled);
     let token = Token::Upstream { client, generation: record.generation() };
-    epoll::add(lane.set, upstream, epoll::FLOW, token.encode())
+    epoll::add(lane.set, upstream, epoll::FLOW, token.encode())?;
+    fault::point(Point::ConnectAdded);
+    Ok(())
 }
 
 /// Waits for the gate, which a sweep keeps closed for about 0.1 ms, and which opens by itself in the

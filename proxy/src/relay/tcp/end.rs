@@ -2,6 +2,7 @@
 //! makes a death between them recoverable.
 
 use crate::{
+    fault::{self, Point},
     relay::Lane,
     sys::{Fd, socket},
     table::{Direction, Holder, Record, State, flag},
@@ -19,29 +20,39 @@ impl Tcp {
         direction: Direction,
         sink: Fd,
     ) {
+        fault::point(Point::EndSeen);
         record.set(flag::of(flag::SHUT, direction));
+        fault::point(Point::EndFlagged);
         socket::shutdown_write(sink);
+        fault::point(Point::EndPassed);
         let both = Direction::BOTH.iter().all(|direction| record.has(flag::of(flag::SHUT, *direction)));
         if both {
+            fault::point(Point::EndBoth);
             self.close(lane, client, record);
         }
     }
 
     /// Resets both sides: what one of them broke off must not look like an end to the other.
     pub(super) fn reset(&mut self, lane: &Lane, client: Fd, record: &'static Record) {
+        fault::point(Point::ResetSeen);
         record.set(flag::RESET);
+        fault::point(Point::ResetFlagged);
         if let Some(upstream) = record.upstream() {
             socket::reset(upstream);
         }
+        fault::point(Point::ResetUpstream);
         socket::reset(client);
+        fault::point(Point::ResetClient);
         self.close(lane, client, record);
     }
 
     pub(super) fn close(&mut self, lane: &Lane, client: Fd, record: &'static Record) {
         record.set_state(State::Closing);
+        fault::point(Point::CloseBegun);
         for direction in Direction::BOTH {
             if let Holder::Pipe(pipe) = record.holder(direction) {
                 record.set_holder(direction, Holder::None);
+                fault::point(Point::CloseUnheld);
                 self.pipes.give_back_dirty(lane, pipe);
             }
         }
@@ -52,9 +63,11 @@ impl Tcp {
         }
         if let Some(upstream) = record.upstream() {
             record.set_upstream(None);
+            fault::point(Point::CloseForgotten);
             lane.close(upstream);
         }
         record.set_state(State::Free);
+        fault::point(Point::CloseFreed);
         lane.close(client);
     }
 }

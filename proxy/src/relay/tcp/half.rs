@@ -4,6 +4,7 @@
 use std::io;
 
 use crate::{
+    fault::{self, Point},
     relay::{Lane, pipes::Pipes},
     sys::{
         Fd,
@@ -81,7 +82,9 @@ impl Half<'_> {
             let Some(pipe) = pipes.lend(self.lane) else {
                 return Ok(Outcome::NoPipe);
             };
+            fault::point(Point::FillLent);
             self.record.set_holder(self.direction, Holder::Pipe(pipe));
+            fault::point(Point::FillHeld);
             let filled = self.fill(pipe, most, probe)?;
             if let Fill::Bytes(count) = filled
                 && !self.drain(pipe, count, moved)?
@@ -102,7 +105,10 @@ impl Half<'_> {
         match splice(self.source, pipe, most) {
             Ok(0) if readable(self.source)? == 0 => self.end(),
             Ok(0) => self.pass_urgent_byte(pipe),
-            Ok(count) => Ok(Fill::Bytes(count)),
+            Ok(count) => {
+                fault::point(Point::FillFilled);
+                Ok(Fill::Bytes(count))
+            }
             Err(error) if !would_block(&error) => Err(error),
             Err(_) if probe => self.pass_urgent_byte(pipe),
             Err(_) => Ok(Fill::Dry),
@@ -124,6 +130,9 @@ impl Half<'_> {
                 Ok(count) => {
                     residue -= count;
                     *moved += count;
+                    if residue > 0 {
+                        fault::point(Point::DrainPart);
+                    }
                 }
                 Err(error) if would_block(&error) => return Ok(false),
                 Err(error) => return Err(error),
@@ -140,7 +149,9 @@ impl Half<'_> {
         match urgent::peek(self.source) {
             Ok(Some(byte)) => {
                 write_byte(pipe, byte)?;
+                fault::point(Point::UrgentWritten);
                 urgent::take(self.source)?;
+                fault::point(Point::UrgentTaken);
                 Ok(Fill::Bytes(1))
             }
             Ok(None) => Ok(Fill::End),
@@ -151,7 +162,9 @@ impl Half<'_> {
 
     /// Gives the empty pipe back, after the record has forgotten it.
     fn release(&self, pipes: &mut Pipes, pipe: Fd) {
+        fault::point(Point::DrainAll);
         self.record.set_holder(self.direction, Holder::None);
+        fault::point(Point::DrainForgotten);
         pipes.give_back(self.lane, pipe);
     }
 }

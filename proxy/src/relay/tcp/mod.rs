@@ -12,6 +12,7 @@ mod turns;
 use std::collections::VecDeque;
 
 use crate::{
+    fault::{self, Point},
     sys::{Fd, epoll, socket},
     table::{Direction, Holder, Kind, Record, State, Tag, flag},
 };
@@ -74,6 +75,7 @@ impl Tcp {
         // A set tells of a socket once when it is registered: being writable is no activity.
         if mask & !epoll::OUT != 0 {
             record.touch(now_ms);
+            fault::point(Point::EventTold);
         }
         match (record.state(), direction) {
             (State::Connecting, Direction::Down) => self.on_connect(lane, client, record, mask, now_ms),
