@@ -43,10 +43,10 @@ pub fn cut(table: &Table, epoch: u32) -> Swept {
         match tag.kind {
             Kind::Client => {
                 swept.connections += 1;
-                socket::reset(fd);
+                break_off(fd);
                 forget(table, fd);
             }
-            Kind::Upstream => socket::reset(fd),
+            Kind::Upstream => break_off(fd),
             Kind::UdpFlow => {
                 swept.flows += u64::from(forget(table, fd) == State::Established);
                 if table.is_used(fd) {
@@ -72,6 +72,14 @@ pub fn count_lost(table: &Table, reason: LostReason, swept: Swept) {
     let lost = &table.supervisor().lost;
     lost.tcp[reason as usize].add(swept.connections);
     lost.udp[reason as usize].add(swept.flows);
+}
+
+/// Resets a connection, which must not look as if it had ended, unless it has: its pool died between its
+/// last step and closing it, and the last bytes and the end may still be on their way to a slow reader.
+fn break_off(fd: Fd) {
+    if !socket::tcp_state(fd).is_ok_and(socket::has_ended) {
+        socket::reset(fd);
+    }
 }
 
 /// Frees the record of a flow. Answers where that was in its life.
@@ -148,7 +156,7 @@ fn find_behind_gate(
                 fault::point(Point::SweepFound);
             }
             _ => {
-                socket::reset(*fd);
+                break_off(*fd);
                 close(*fd);
             }
         }

@@ -281,6 +281,11 @@ pub fn tcp_state(socket: Fd) -> io::Result<u8> {
     tcp_info(socket).map(|info| info.tcpi_state)
 }
 
+/// Whether we have sent our end, in this state of a TCP socket.
+pub fn has_ended(state: u8) -> bool {
+    matches!(state, FIN_WAIT1 | FIN_WAIT2 | CLOSING | LAST_ACK | TIME_WAIT)
+}
+
 /// The local address of a socket.
 ///
 /// # Errors
