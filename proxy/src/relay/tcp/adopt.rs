@@ -276,10 +276,12 @@ fn move_registrations(lane: &Lane, client: Fd, record: &Record, from: &[Fd]) {
     }
 }
 
-/// Whether a source that reads as ended was reset: a dead worker may have taken the error off it,
-/// and then only its state tells. A socket that we have shut down too may well be closed.
-pub(super) fn is_reset(record: &Record, direction: Direction, source: Fd) -> bool {
+/// Whether a source that reads as ended was reset: a dead worker may have taken the error off it, and
+/// then only its state tells. One that we have shut down too may be closed for having ended, and then
+/// only the count of its bytes does.
+pub(super) fn is_reset(record: &Record, direction: Direction, source: Fd, sink: Fd) -> bool {
     record.has(flag::ADOPTED)
-        && !record.has(flag::of(flag::SHUT, other(direction)))
         && socket::tcp_state(source).is_ok_and(|state| state == socket::CLOSED)
+        && (!record.has(flag::of(flag::SHUT, other(direction)))
+            || !positions::is_end(direction, source, sink))
 }

@@ -78,6 +78,15 @@ pub fn audit(record: &Record, direction: Direction, source: Fd, sink: Fd) -> io:
     Ok(judge(read(&from), residue, written(&to, we_connected_the_sink), at_mark))
 }
 
+/// Whether a closed source, all of whose bytes are in the sink, has ended, rather than been reset: then
+/// the kernel has counted one more, its FIN.
+pub fn is_end(direction: Direction, source: Fd, sink: Fd) -> bool {
+    match (stream::counters(source), stream::counters(sink)) {
+        (Ok(from), Ok(to)) => from.received > written(&to, direction == Direction::Up),
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 #[path = "positions_tests.rs"]
 mod tests;
