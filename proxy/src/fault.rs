@@ -81,6 +81,7 @@ points! {
     AdoptDone = "adopt.done",
     MoveAdded = "move.added",
     MoveRemoved = "move.removed",
+    MoveEmpty = "move.empty",
     MoveDone = "move.done",
     EstateLeft = "estate.left",
     SweepCutting = "sweep.cutting",

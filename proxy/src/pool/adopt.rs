@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use crate::{
     fault::{self, Point},
     relay::{token::Token, udp},
-    sys::{Fd, epoll, fd::close},
+    sys::{Fd, epoll},
     table::{AdoptedState, Estate, EstateStage, Kind},
 };
 
@@ -45,7 +45,7 @@ impl Worker {
         let estates = &self.lane.block().estates;
         let sets: Vec<(u32, Fd)> = (0..)
             .zip(estates)
-            .filter(|(_, estate)| estate.stage() != EstateStage::None && estate.set.get() > 0)
+            .filter(|(_, estate)| has_flows(estate) && estate.set.get() > 0)
             .map(|(index, estate)| (index, estate.set.fd()))
             .collect();
         for (index, set) in &sets {
@@ -99,7 +99,7 @@ impl Worker {
     /// Handles what a dead worker's epoll set has to tell.
     pub(super) fn on_estate(&mut self, index: u32) {
         let Some(estate) = self.lane.block().estates.get(index as usize) else { return };
-        if estate.stage() == EstateStage::None {
+        if !has_flows(estate) {
             return;
         }
         let Ok(count) = self.events[1].wait(estate.set.fd(), 0) else { return };
@@ -128,17 +128,23 @@ impl Worker {
         }
     }
 
-    /// After a whole walk nothing is registered with the adopted sets any more.
-    pub(super) fn close_adopted_sets(&self, moved: &[Fd]) {
+    /// After a whole walk nothing is registered with the adopted sets any more. They are the
+    /// supervisor's to close: if this worker did, nobody could tell after its death whether it had.
+    pub(super) fn give_up_sets(&self, moved: &[Fd]) {
         let estates = self.lane.block().estates.iter();
         for estate in estates.filter(|estate| estate.stage() == EstateStage::Adopted) {
             let set = estate.set.fd();
             if moved.contains(&set) {
                 epoll::remove(self.lane.set, set);
-                estate.set_stage(EstateStage::None);
+                fault::point(Point::MoveEmpty);
+                estate.set_stage(EstateStage::Moved);
                 fault::point(Point::MoveDone);
-                close(set);
             }
         }
     }
+}
+
+/// Whether events may still come by an estate's epoll set.
+fn has_flows(estate: &Estate) -> bool {
+    matches!(estate.stage(), EstateStage::Left | EstateStage::Adopted)
 }

@@ -172,7 +172,7 @@ impl Worker {
         if end < tags.len() {
             self.migrating_from = Some(from);
         } else {
-            self.close_adopted_sets(&from);
+            self.give_up_sets(&from);
         }
     }
 

@@ -23,6 +23,7 @@ const MOST_HEIRS: u32 = 4;
 /// have finished with. Answers the epochs that could not be left to anybody.
 pub fn leave(setup: &Setup, seat: u32, epoch: u32, other_serves: bool) -> Vec<u32> {
     let table = &setup.table;
+    close_moved(table);
     let heir = if other_serves { other(seat) } else { seat };
     let mut refused = Vec::new();
     for worker in 0..setup.config.workers {
@@ -65,6 +66,16 @@ pub fn hand_on(setup: &Setup, seat: u32) {
         }
     }
     seats::ring_all(table);
+}
+
+/// Closes the epoll sets that heirs are done with.
+pub fn close_moved(table: &Table) {
+    let cells = (0..SEATS as u32).flat_map(|seat| table.workers(seat)).flat_map(|block| &block.estates);
+    for cell in cells.filter(|cell| cell.stage() == EstateStage::Moved) {
+        let set = cell.set.fd();
+        cell.set_stage(EstateStage::None);
+        close(set);
+    }
 }
 
 /// Whether anything waits for the next pool of a seat.

@@ -267,6 +267,7 @@ impl Supervisor {
     /// Closes what a dead pool left, once its heir has adopted all that it could.
     fn sweep(&mut self) {
         let table = self.setup.table;
+        estates::close_moved(&table);
         for seat in [PRIMARY, STANDBY] {
             let is_empty = self.seats.children[seat as usize].is_none();
             if is_empty && self.plan.can_adopt(other(seat)) && estates::is_kept(&table, seat) {

@@ -254,10 +254,12 @@ pub enum EstateStage {
     Left = 1,
     /// Its flows are this worker's; their events still come by the dead worker's epoll set.
     Adopted = 2,
+    /// Nothing is registered with its epoll set any more: the supervisor closes that.
+    Moved = 3,
 }
 
 /// What a dead worker has left to a live one: its flows, by epoch and worker number, and the epoll
-/// set that they are registered with. The supervisor fills an empty one in, the worker empties it.
+/// set that they are registered with. The supervisor fills an empty one in, and the worker works it off.
 #[repr(C)]
 #[derive(Debug, FromZeros, KnownLayout)]
 pub struct Estate {
@@ -278,6 +280,7 @@ impl Estate {
         match self.stage.load(Acquire) {
             1 => EstateStage::Left,
             2 => EstateStage::Adopted,
+            3 => EstateStage::Moved,
             _ => EstateStage::None,
         }
     }
