@@ -95,6 +95,8 @@ impl Tcp {
                 if !self.audit(lane, client, record) {
                     return AdoptedState::Busy;
                 }
+                // As long as the half waits for its turn: nothing but this tells this worker's heir of it.
+                record.set(flag::of(flag::MORE, direction));
                 self.turns.push(Turn { client, generation, direction });
                 state = AdoptedState::Busy;
             }

@@ -68,6 +68,8 @@ impl Tcp {
             None if mask & epoll::OUT == 0 || is_stale_event(record, upstream) => return,
             _ => {}
         }
+        // Events that came while it was connecting are gone: the heir of a worker that dies now must look.
+        Direction::BOTH.iter().for_each(|direction| record.set(flag::of(flag::MORE, *direction)));
         record.set_state(State::Established);
         fault::point(Point::ConnectEstablished);
         let counters = lane.server(server);

@@ -22,6 +22,7 @@ impl Tcp {
     ) {
         fault::point(Point::EndSeen);
         record.set(flag::of(flag::SHUT, direction));
+        record.clear(flag::of(flag::MORE, direction));
         fault::point(Point::EndFlagged);
         socket::shutdown_write(sink);
         fault::point(Point::EndPassed);

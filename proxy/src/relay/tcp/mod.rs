@@ -148,10 +148,7 @@ impl Tcp {
                 lane.block().pipe_waits.add(1);
                 self.waiting.push(turn);
             }
-            Outcome::Ended => {
-                record.clear(more);
-                self.pass_end(lane, client, record, direction, sink);
-            }
+            Outcome::Ended => self.pass_end(lane, client, record, direction, sink),
             Outcome::Broken => self.reset(lane, client, record),
         }
     }
