@@ -16,21 +16,28 @@ impl Worker {
     /// Adopts every estate that was left to this worker.
     pub(super) fn adopt(&mut self) {
         let estates = &self.lane.block().estates;
-        let is_left = |estate: &&Estate| estate.stage() == EstateStage::Left;
-        if !estates.iter().any(|estate| is_left(&estate)) {
+        // What is left from here on has its turn later: it would be marked as adopted without having been.
+        let left: Vec<&Estate> =
+            estates.iter().filter(|estate| estate.stage() == EstateStage::Left).collect();
+        if left.is_empty() {
             return;
         }
-        let dead: Vec<u32> =
-            estates.iter().filter(is_left).map(|estate| estate.epoch.load(Relaxed)).collect();
+        // Its upstream or pipes may be tagged by an heir that died in the middle, whose own estate was
+        // left before this one, but need not be among those above.
+        let dead: Vec<u32> = estates
+            .iter()
+            .filter(|estate| has_flows(estate))
+            .map(|estate| estate.epoch.load(Relaxed))
+            .collect();
         self.nest_sets();
         fault::point(Point::AdoptNested);
         self.adopt_flows(&dead);
         fault::point(Point::AdoptWalked);
-        for estate in estates.iter().filter(is_left) {
+        for estate in &left {
             self.replay(estate);
         }
         fault::point(Point::AdoptReplayed);
-        for estate in estates.iter().filter(is_left) {
+        for estate in left {
             let has_set = estate.set.get() > 0;
             estate.set_stage(if has_set { EstateStage::Adopted } else { EstateStage::None });
         }

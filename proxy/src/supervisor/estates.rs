@@ -4,7 +4,7 @@
 //! Every step can be repeated, for the supervisor may die in the middle, and its twin does it all
 //! again: an estate is put into the heir's list before it goes from the dead worker's.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::{cmp::Reverse, sync::atomic::Ordering::Relaxed};
 
 use proxy_common::lease::{SEATS, other};
 
@@ -28,8 +28,16 @@ pub fn leave(setup: &Setup, seat: u32, epoch: u32, other_serves: bool) -> Vec<u3
     let mut refused = Vec::new();
     for worker in 0..setup.config.workers {
         let heirs = &table.worker(heir, worker).estates;
-        for cell in table.worker(seat, worker).estates.iter().filter(|cell| cell.stage() != EstateStage::None)
-        {
+        // The latest first: what its worker had adopted in part is tagged with its epoch in part.
+        let latest = Left { epoch, seat, set: strip_set(setup, seat, worker), heirs: 1 };
+        if !latest.put(heirs) {
+            refused.push(latest);
+        }
+        forget_set(table, seat, worker);
+        fault::point(Point::EstateLeft);
+        let is_earlier =
+            |cell: &&Estate| cell.stage() != EstateStage::None && cell.epoch.load(Relaxed) != epoch;
+        for cell in table.worker(seat, worker).estates.iter().filter(is_earlier) {
             let left = Left::by_heir(cell);
             let is_left = if heir == seat { left.stay(cell) } else { left.put(heirs) };
             if !is_left {
@@ -40,11 +48,6 @@ pub fn leave(setup: &Setup, seat: u32, epoch: u32, other_serves: bool) -> Vec<u3
             }
             fault::point(Point::EstateLeft);
         }
-        let own = Left { epoch, seat, set: strip_set(setup, seat, worker), heirs: 1 };
-        if !own.put(heirs) {
-            refused.push(own);
-        }
-        forget_set(table, seat, worker);
     }
     if other_serves {
         seats::ring_all(table);
@@ -59,7 +62,10 @@ pub fn hand_on(setup: &Setup, seat: u32) {
     for worker in 0..setup.config.workers {
         let heirs = &table.worker(other(seat), worker).estates;
         let own = table.worker(seat, worker).estates.iter();
-        for cell in own.filter(|cell| cell.stage() != EstateStage::None) {
+        let mut kept: Vec<_> = own.filter(|cell| cell.stage() != EstateStage::None).collect();
+        // The latest first, as above.
+        kept.sort_unstable_by_key(|cell| Reverse(cell.epoch.load(Relaxed)));
+        for cell in kept {
             if Left::of(cell).put(heirs) {
                 cell.set_stage(EstateStage::None);
             }

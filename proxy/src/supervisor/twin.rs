@@ -27,7 +27,7 @@ use crate::{
         process::{self, Child},
         time,
     },
-    table::{ChildCell, Kind, PoolState, Table, Tag},
+    table::{ChildCell, Estate, EstateStage, Kind, PoolState, Table, Tag},
 };
 
 use super::{
@@ -187,10 +187,13 @@ impl Supervisor {
         let Ok(open) = fd::open_numbers() else { return };
         let blocks: Vec<_> = (0..SEATS as u32).flat_map(|seat| table.workers(seat)).collect();
         let processes = self.seats.children.iter().chain([&self.own]).flatten().chain(self.control.child());
+        let is_there = |estate: &&Estate| estate.stage() != EstateStage::None;
         let known: HashSet<Fd> = blocks
             .iter()
             .flat_map(|block| [block.epoll.fd(), block.bell.fd()])
-            .chain(blocks.iter().flat_map(|block| &block.estates).map(|estate| estate.set.fd()))
+            .chain(
+                blocks.iter().flat_map(|block| &block.estates).filter(is_there).map(|estate| estate.set.fd()),
+            )
             .chain(processes.map(|child| child.pidfd))
             .chain(self.setup.log.as_ref().map(number_of))
             .collect();
