@@ -14,6 +14,9 @@ use socket2::{Domain, SockRef, Socket, Type};
 /// Nothing in a test waits longer for a peer.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Receive buffer of a peer that takes little, bytes as setsockopt(2) wants them.
+pub const NARROW: usize = 4096;
+
 /// A TCP server: one thread for each connection.
 pub struct Tcp {
     /// Where it listens.
@@ -69,6 +72,12 @@ impl Tcp {
             let mut to = stream.try_clone()?;
             std::io::copy(&mut stream, &mut to).map(drop)
         })
+    }
+
+    /// Connections accepted from now on take only a few kilobytes before they are read.
+    #[track_caller]
+    pub fn narrow(&self) {
+        SockRef::from(&self.listener).set_recv_buffer_size(NARROW).expect("buffer size");
     }
 
     /// Connections accepted so far.

@@ -23,6 +23,9 @@ fn all(args: &[String]) -> Result<()> {
     let tools = tools::install()?;
     // The tests start these binaries; `cargo test` alone would not build them.
     shell::run(shell::cargo().args(["build", "--package", "proxy", "--package", "xtask"]))?;
+    // The crash matrix builds this one if it is not there (tests/src/faulty.rs); not in the time of a test.
+    let faulty = ["build", "--package", "proxy", "--features", "fault-points", "--target-dir"];
+    shell::run(shell::cargo().args(faulty).arg(shell::target().join("fault-points")))?;
     // --no-fail-fast: one failure does not hide another.
     let is_package = |word: &String| word == "--package" || word.starts_with("-p");
     let packages: &[_] = if args.iter().any(is_package) { &[] } else { &["--workspace"] };
