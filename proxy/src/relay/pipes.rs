@@ -3,7 +3,7 @@
 
 use crate::{
     sys::{Fd, fd::close, pipe},
-    table::{Kind, Tag, WorkerBlock},
+    table::{Kind, Tag, TagCell, WorkerBlock},
 };
 
 use super::Lane;
@@ -89,6 +89,11 @@ impl Pipes {
             let number = gift.get();
             if number > 0 {
                 gift.set(0);
+                let tag = lane.table.tag(Fd::from_raw(number)).map(TagCell::get);
+                if tag != Some(Tag::new(Kind::Pipe, lane.epoch)) {
+                    // A wild write of somebody who is dead by now.
+                    continue;
+                }
                 self.measure(Fd::from_raw(number));
                 self.rest(lane, Fd::from_raw(number));
             }

@@ -32,6 +32,21 @@ impl SharedMemory {
         Ok((fd, Self::map(fd, len)?))
     }
 
+    /// Maps what another process has made.
+    ///
+    /// # Errors
+    /// It is shorter than `len`.
+    pub fn open(fd: Fd, len: usize) -> io::Result<Self> {
+        let file = std::fs::metadata(format!("/proc/self/fd/{}", fd.raw()))?;
+        if file.len() < len as u64 {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the memory is shorter than its layout",
+            ));
+        }
+        Self::map(fd, len)
+    }
+
     fn map(fd: Fd, len: usize) -> io::Result<Self> {
         let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
         // SAFETY: a new mapping at an address of the kernel's choice; it overlaps nothing of ours.

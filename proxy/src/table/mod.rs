@@ -22,7 +22,7 @@ pub use counters::{
     ServerCounters, ServerState,
 };
 pub use index::{Entering, Entry, Found, Index};
-pub use record::{Direction, Holder, Record, State, flag};
+pub use record::{Direction, Holder, Part, Record, State, flag};
 pub use tag::{Kind, Tag, TagCell};
 pub use takeover::{RECENT_TAKEOVERS, TakeoverCell};
 pub use using::Using;
@@ -116,6 +116,8 @@ pub struct Table {
     memory: SharedMemory,
     layout: Layout,
     dimensions: Dimensions,
+    /// The lowest number that can be a flow's.
+    first: i32,
 }
 
 impl Table {
@@ -126,11 +128,41 @@ impl Table {
     pub fn create(dimensions: Dimensions) -> io::Result<(Fd, Self)> {
         let layout = Layout::new(dimensions);
         let (fd, memory) = SharedMemory::create(c"proxy-flows", layout.end)?;
-        let table = Self { memory, layout, dimensions };
+        let table = Self { memory, layout, dimensions, first: 0 };
         // The standard library has random numbers of the kernel's, and gives them away hashed.
         let random = |_| RandomState::new().hash_one(layout.end);
         table.index().set_keys([0, 1].map(random));
         Ok((fd, table))
+    }
+
+    /// Maps the table of another process.
+    ///
+    /// # Errors
+    /// It is smaller than a table of these dimensions.
+    pub fn open(fd: Fd, dimensions: Dimensions) -> io::Result<Self> {
+        let layout = Layout::new(dimensions);
+        let memory = SharedMemory::open(fd, layout.end)?;
+        Ok(Self { memory, layout, dimensions, first: 0 })
+    }
+
+    /// From now on descriptors below `first` have neither tag nor record in this copy of the table and
+    /// those made of it: they are the supervisor's for good, whatever a dying pool writes where.
+    pub fn reserve_below(&mut self, first: Fd) {
+        self.first = first.raw();
+    }
+
+    /// Where the tag of a descriptor is, bytes from the beginning.
+    pub fn tag_offset(&self, fd: Fd) -> usize {
+        self.layout.tags + fd.index() * size_of::<TagCell>()
+    }
+
+    /// Where the record of a descriptor is, bytes from the beginning.
+    pub fn record_offset(&self, fd: Fd) -> usize {
+        self.layout.records + fd.index() * size_of::<Record>()
+    }
+
+    fn place(&self, fd: Fd) -> Option<usize> {
+        usize::try_from(fd.raw()).ok().filter(|_| fd.raw() >= self.first)
     }
 
     /// What it has room for.
@@ -188,15 +220,15 @@ impl Table {
         self.memory.slice(self.layout.tags, self.dimensions.descriptors)
     }
 
-    /// The tag of a descriptor; `None` for a number out of range.
+    /// The tag of a descriptor; `None` for a number out of range, or the supervisor's.
     pub fn tag(&self, fd: Fd) -> Option<&'static TagCell> {
-        self.tags().get(usize::try_from(fd.raw()).ok()?)
+        self.tags().get(self.place(fd)?)
     }
 
     /// The record of the flow whose client descriptor (TCP) or upstream descriptor (UDP) is `fd`;
-    /// `None` for a number out of range.
+    /// `None` for a number out of range, or the supervisor's.
     pub fn record(&self, fd: Fd) -> Option<&'static Record> {
-        self.records().get(usize::try_from(fd.raw()).ok()?)
+        self.records().get(self.place(fd)?)
     }
 
     /// All records, by descriptor number.
@@ -261,5 +293,17 @@ mod tests {
         assert_eq!(table.record(last).unwrap().listener(), 1);
         assert!(table.record(Fd::from_raw(1000)).is_none());
         assert!(table.record(Fd::from_raw(-1)).is_none());
+    }
+
+    #[test]
+    fn the_supervisors_numbers_have_no_records() {
+        let dimensions = Dimensions { descriptors: 100, workers: 1, listeners: 1, servers: 1 };
+        let (fd, mut table) = Table::create(dimensions).unwrap();
+        table.reserve_below(Fd::from_raw(7));
+        assert!(table.record(Fd::from_raw(6)).is_none() && table.tag(Fd::from_raw(6)).is_none());
+        table.tag(Fd::from_raw(7)).unwrap().set(Tag::new(Kind::Pipe, 3));
+        let other = Table::open(fd, dimensions).unwrap();
+        assert_eq!(other.tag(Fd::from_raw(7)).unwrap().get(), Tag::new(Kind::Pipe, 3));
+        assert!(Table::open(fd, Dimensions { descriptors: 10_000, ..dimensions }).is_err());
     }
 }

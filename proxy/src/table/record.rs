@@ -58,8 +58,10 @@ pub mod flag {
     /// The flow was adopted and its stream positions were not compared yet.
     pub const UNAUDITED: u32 = 1 << 6;
     /// UDP: its server takes no datagrams. Set by whoever has seen it; the owner ends the flow. The only
-    /// flag that a UDP flow has, so that several may set it.
+    /// flag of a UDP flow that changes, so that several may set it.
     pub const FAILED: u32 = 1 << 7;
+    /// It is a UDP flow, whatever its tag says.
+    pub const UDP: u32 = 1 << 8;
 
     /// A per-direction flag.
     pub const fn of(flag: u32, direction: Direction) -> u32 {
@@ -96,7 +98,19 @@ impl Holder {
     }
 }
 
+/// A descriptor that is part of a TCP connection, beside the client's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The connection to the upstream server.
+    Upstream,
+    /// A direction's pipe.
+    Pipe(Direction),
+}
+
 // Words of a record's body, by protocol.
+/// At the number of a [`Part`]: whose it is. No flow's record is there, and `begin` clears it.
+const OWNER: usize = 9;
+
 mod tcp {
     pub const UPSTREAM: usize = 0;
     pub const HOLDERS: usize = 1;
@@ -239,6 +253,17 @@ impl Record {
         self.body[tcp::HOLDERS + direction as usize].store(holder.encode(), Release);
     }
 
+    /// At the number of a part: which connection uses it. Set before the connection's record names it.
+    pub fn set_owner(&self, client: Fd, part: Part) {
+        self.body[OWNER].store(owner(client, part), Release);
+    }
+
+    /// Whether the part at this number is this connection's: a record that a dying pool has written
+    /// to in error names what is another's.
+    pub fn is_owned_by(&self, client: Fd, part: Part) -> bool {
+        self.body[OWNER].load(Acquire) == owner(client, part)
+    }
+
     /// TCP: when it was accepted, or its current connect began; milliseconds, wrapping.
     pub fn opened_ms(&self) -> u32 {
         self.body[tcp::OPENED].load(Relaxed)
@@ -286,6 +311,7 @@ impl Record {
         self.set_address(udp::CLIENT, client.ip());
         self.set_address(udp::LOCAL, local);
         self.port.store(client.port(), Relaxed);
+        self.set(flag::UDP);
         let scope = if let SocketAddr::V6(v6) = client { v6.scope_id() } else { 0 };
         self.body[udp::SCOPE].store(scope, Relaxed);
     }
@@ -307,6 +333,15 @@ impl Record {
             word.store(u32::from_ne_bytes(*bytes), Relaxed);
         }
     }
+}
+
+/// Never 0, which is nobody.
+fn owner(client: Fd, part: Part) -> u32 {
+    let part = match part {
+        Part::Upstream => 1,
+        Part::Pipe(direction) => 2 + direction as u32,
+    };
+    (client.raw() as u32) << 2 | part
 }
 
 #[cfg(test)]

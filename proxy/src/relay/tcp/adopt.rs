@@ -5,11 +5,11 @@ use crate::{
     fault::{self, Point},
     relay::{Lane, token::Token},
     sys::{Fd, epoll, pipe, socket, urgent, would_block},
-    table::{AdoptedState, Direction, Holder, Kind, LostReason, Record, State, Tag, flag},
+    table::{AdoptedState, Direction, Holder, Kind, LostReason, Part, Record, State, Tag, flag},
 };
 
 use super::{
-    Deadline, Tcp, Turn, connect, other,
+    Deadline, Tcp, Turn, connect, evidence, other,
     positions::{self, Finding},
 };
 
@@ -26,13 +26,14 @@ impl Tcp {
             return None;
         }
         if record.state() == State::Free {
-            // It died between forgetting the connection and closing it.
-            lane.close(client);
+            close_forgotten(lane, client);
             return None;
         }
-        let mut is_sound = take_holders(lane, record, dead);
+        let mut is_sound = take_holders(lane, client, record, dead);
         fault::point(Point::AdoptHolders);
-        is_sound &= take_upstream(lane, record, dead) & has_known_numbers(lane, record);
+        is_sound &= take_upstream(lane, client, record, dead)
+            & has_known_numbers(lane, record)
+            & evidence::agrees(client, record);
         fault::point(Point::AdoptUpstream);
         lane.table.tag(client)?.set(Tag::new(Kind::Client, lane.epoch));
         fault::point(Point::AdoptTagged);
@@ -208,10 +209,12 @@ impl Tcp {
 }
 
 /// Makes the pipes that a record names this worker's. False if it names what was no dead pool's pipe.
-fn take_holders(lane: &Lane, record: &Record, dead: &DeadEpochs) -> bool {
+fn take_holders(lane: &Lane, client: Fd, record: &Record, dead: &DeadEpochs) -> bool {
     let take_one = |direction| match record.holder(direction) {
         Holder::None => true,
-        Holder::Pipe(pipe) if take(lane, pipe, Kind::Pipe, dead) => pipe::readable(pipe).is_ok(),
+        Holder::Pipe(pipe) if take(lane, pipe, (client, Part::Pipe(direction)), dead) => {
+            pipe::readable(pipe).is_ok()
+        }
         Holder::Pipe(_) => {
             record.set_holder(direction, Holder::None);
             false
@@ -221,14 +224,29 @@ fn take_holders(lane: &Lane, record: &Record, dead: &DeadEpochs) -> bool {
 }
 
 /// The same for the upstream socket. A record that names one without a tag is about to open it.
-fn take_upstream(lane: &Lane, record: &Record, dead: &DeadEpochs) -> bool {
+fn take_upstream(lane: &Lane, client: Fd, record: &Record, dead: &DeadEpochs) -> bool {
     match record.upstream() {
         None => record.state() != State::Established,
-        Some(upstream) if take(lane, upstream, Kind::Upstream, dead) => true,
+        Some(upstream) if take(lane, upstream, (client, Part::Upstream), dead) => true,
         Some(_) => {
             record.set_upstream(None);
             matches!(record.state(), State::Accepted | State::Closing)
         }
+    }
+}
+
+/// Closes what a dead worker had forgotten: it died before it came to that. If nothing was ended or
+/// reset yet, the record was overwritten, and an end must not be made of that.
+fn close_forgotten(lane: &Lane, client: Fd) {
+    match socket::tcp_state(client) {
+        Ok(state) if evidence::has_passed_end(state) => lane.close(client),
+        Ok(_) => {
+            lane.block().lost.tcp[LostReason::Corrupt as usize].add(1);
+            socket::reset(client);
+            lane.close(client);
+        }
+        // No connection at all: it was the tag that was overwritten.
+        Err(_) => lane.table.tag(client).into_iter().for_each(|cell| cell.set(Tag::FREE)),
     }
 }
 
@@ -241,10 +259,12 @@ fn has_known_numbers(lane: &Lane, record: &Record) -> bool {
     knows_server && (record.listener() as usize) < lane.config.listeners.len()
 }
 
-fn take(lane: &Lane, fd: Fd, kind: Kind, dead: &DeadEpochs) -> bool {
-    let Some(cell) = lane.table.tag(fd) else { return false };
+/// Makes a part of a connection this worker's, if it is a dead pool's and that connection's.
+fn take(lane: &Lane, fd: Fd, (client, part): (Fd, Part), dead: &DeadEpochs) -> bool {
+    let (Some(cell), Some(own)) = (lane.table.tag(fd), lane.table.record(fd)) else { return false };
     let tag = cell.get();
-    let is_left = tag.kind == kind && dead.contains(&tag.epoch);
+    let kind = if part == Part::Upstream { Kind::Upstream } else { Kind::Pipe };
+    let is_left = tag.kind == kind && dead.contains(&tag.epoch) && own.is_owned_by(client, part);
     if is_left {
         cell.set(Tag::new(kind, lane.epoch));
     }

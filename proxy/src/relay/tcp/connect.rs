@@ -6,7 +6,7 @@ use crate::{
     fault::{self, Point},
     relay::{Lane, balance, servers, token::Token},
     sys::{Fd, epoll, fd::close, is_exhausted, pipe, socket, time},
-    table::{ConnectFailure, Direction, Kind, Record, Rejection, State, Tag, Window, flag},
+    table::{ConnectFailure, Direction, Kind, Part, Record, Rejection, State, Tag, Window, flag},
 };
 
 use super::{Deadline, Tcp, own_record};
@@ -155,10 +155,11 @@ fn open_upstream(
         let _window = open_window(lane);
         let upstream = socket::stream(address, lane.config.keepalive)?;
         fault::point(Point::ConnectOpened);
-        let Some(tag) = lane.table.tag(upstream) else {
+        let (Some(tag), Some(own)) = (lane.table.tag(upstream), lane.table.record(upstream)) else {
             close(upstream);
             return Err(io::Error::from_raw_os_error(libc::EMFILE));
         };
+        own.set_owner(client, Part::Upstream);
         record.set_upstream(Some(upstream));
         fault::point(Point::ConnectRecorded);
         tag.set(Tag::new(Kind::Upstream, lane.epoch));

@@ -11,7 +11,7 @@ use crate::{
         pipe::{readable, splice, write_byte},
         poll, urgent, would_block,
     },
-    table::{Direction, Holder, Record},
+    table::{Direction, Holder, Part, Record},
 };
 
 use super::adopt::is_reset;
@@ -83,6 +83,7 @@ impl Half<'_> {
                 return Ok(Outcome::NoPipe);
             };
             fault::point(Point::FillLent);
+            self.own(pipe);
             self.record.set_holder(self.direction, Holder::Pipe(pipe));
             fault::point(Point::FillHeld);
             let filled = self.fill(pipe, most, probe)?;
@@ -157,6 +158,20 @@ impl Half<'_> {
             Ok(None) => Ok(Fill::End),
             Err(error) if would_block(&error) => Ok(Fill::Dry),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Notes at the pipe's number whose it is.
+    fn own(&self, pipe: Fd) {
+        if let Some(record) = self.lane.table.record(pipe) {
+            record.set_owner(self.client(), Part::Pipe(self.direction));
+        }
+    }
+
+    fn client(&self) -> Fd {
+        match self.direction {
+            Direction::Up => self.source,
+            Direction::Down => self.sink,
         }
     }
 

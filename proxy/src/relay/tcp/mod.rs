@@ -5,6 +5,7 @@ mod accept;
 mod adopt;
 mod connect;
 mod end;
+mod evidence;
 mod half;
 mod positions;
 mod turns;
@@ -126,6 +127,9 @@ impl Tcp {
             Direction::Up => (client, upstream),
             Direction::Down => (upstream, client),
         };
+        if !self.audit(lane, client, record) {
+            return;
+        }
         let half = Half { lane, record, direction, source, sink };
         let (outcome, moved) = half.turn(&mut self.pipes, probe);
         let counters = lane.listener(record.listener());

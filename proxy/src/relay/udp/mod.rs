@@ -30,7 +30,7 @@ use key::Key;
 use crate::{
     relay::{Lane, balance},
     sys::{
-        Fd,
+        Fd, socket,
         udp::{BATCH, Destination, Inbox},
     },
     table::{DrainState, DropReason, Entry, Kind, ListenerCounters, LostReason, Record, State, Tag, flag},
@@ -131,13 +131,18 @@ impl Udp {
     /// whether there is one. What had ended already, or makes no sense, keeps its tag: the sweep closes it.
     pub fn adopt(&mut self, lane: &Lane, fd: Fd) -> bool {
         let (Some(record), Some(tag)) = (lane.table.record(fd), lane.table.tag(fd)) else { return false };
-        let has_server = record.server().is_some_and(|server| (server as usize) < lane.config.servers.len());
-        if record.worker() != lane.worker || record.state() != State::Established {
+        if record.worker() != lane.worker || record.state() == State::Free {
             return false;
         }
-        if !has_server {
-            lane.block().lost.udp[LostReason::Corrupt as usize].add(1);
+        let is_known = |server| (server as usize) < lane.config.servers.len();
+        let is_sound = record.state() == State::Established && record.has(flag::UDP);
+        if !(is_sound && record.server().is_some_and(is_known)) {
+            let lost = &lane.block().lost;
+            let of_protocol = if record.has(flag::UDP) { &lost.udp } else { &lost.tcp };
+            of_protocol[LostReason::Corrupt as usize].add(1);
             record.set_state(State::Free);
+            // It may be a TCP connection whose tag was overwritten, and must not seem to end.
+            socket::reset(fd);
             return false;
         }
         tag.set(Tag::new(Kind::UdpFlow, lane.epoch));

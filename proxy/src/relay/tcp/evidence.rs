@@ -1,0 +1,65 @@
+//! Whether a dead worker's record agrees with what the kernel says of its sockets. A wild write to the
+//! record must not become an end, a second beginning, or anything else that looks right to a peer.
+
+use crate::{
+    sys::{
+        Fd, pipe,
+        socket::{self, CLOSE_WAIT, CLOSED, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, SYN_SENT},
+        stream,
+    },
+    table::{Direction, Holder, Record, State, flag},
+};
+
+use super::positions;
+
+/// Whether state and flags can be true. Asks nothing of a connection that only relays.
+pub fn agrees(client: Fd, record: &Record) -> bool {
+    if record.has(flag::UDP) {
+        return false;
+    }
+    match record.state() {
+        State::Free => true,
+        // We reset it; nothing that is left of it matters.
+        _ if record.has(flag::RESET) => true,
+        State::Accepted | State::Connecting => is_untouched(client),
+        State::Established => Direction::BOTH.iter().all(|direction| may_be_shut(client, record, *direction)),
+        State::Closing => [Some(client), record.upstream()].into_iter().flatten().all(has_ended),
+    }
+}
+
+/// Whether we have passed on an end to a socket in this TCP state, or reset it.
+pub fn has_passed_end(state: u8) -> bool {
+    !matches!(state, ESTABLISHED | CLOSE_WAIT | SYN_SENT)
+}
+
+fn has_ended(socket: Fd) -> bool {
+    socket::tcp_state(socket).is_ok_and(has_passed_end)
+}
+
+/// Nothing is read from or written to a client before there is an upstream connection.
+fn is_untouched(client: Fd) -> bool {
+    match stream::counters(client) {
+        // Reset meanwhile: there is nothing left to be wrong.
+        Ok(counters) if counters.state == CLOSED => true,
+        Ok(counters) => positions::read(&counters) == 0 && positions::written(&counters, false) == 0,
+        // It is too busy to be read: its bytes come in, which is no evidence against it.
+        Err(error) => crate::sys::would_block(&error),
+    }
+}
+
+/// A direction is shut only after its source's end was read, and everything before it was passed on.
+fn may_be_shut(client: Fd, record: &Record, direction: Direction) -> bool {
+    if !record.has(flag::of(flag::SHUT, direction)) {
+        return true;
+    }
+    let source = match direction {
+        Direction::Up => Some(client),
+        Direction::Down => record.upstream(),
+    };
+    let has_end = |source| {
+        let is_open = |state| matches!(state, ESTABLISHED | FIN_WAIT1 | FIN_WAIT2 | SYN_SENT);
+        socket::tcp_state(source).is_ok_and(|state| !is_open(state))
+            && pipe::readable(source).is_ok_and(|unread| unread == 0)
+    };
+    record.holder(direction) == Holder::None && source.is_some_and(has_end)
+}
