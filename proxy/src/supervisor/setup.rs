@@ -74,15 +74,18 @@ pub fn open(config: Config) -> Result<Setup> {
         listeners: config.listeners.len(),
         servers: config.servers.len(),
     };
-    let (_, table) = Table::create(dimensions).context("cannot make the flow table")?;
+    let (_, mut table) = Table::create(dimensions).context("cannot make the flow table")?;
     let null = Fd::keep(File::options().write(true).open("/dev/null").context("cannot open /dev/null")?);
     let signals = signal::descriptor().context("cannot take signals")?;
     listen::steer(config, &mut steering, sockets)?;
+    // Filled up, so that every flow's number is above all of these.
+    let first_flow = close_ranks().context("cannot open /dev/null")?;
     for number in fd::open_numbers().context("cannot list /proc/self/fd")? {
         if let Some(tag) = table.tag(number) {
             tag.set(Tag::SUPERVISOR);
         }
     }
+    table.reserve_below(first_flow);
     Ok(Setup {
         config,
         table,
@@ -99,8 +102,7 @@ pub fn open(config: Config) -> Result<Setup> {
     })
 }
 
-/// Fills the holes below the highest number in use, so that no flow ever gets a number that control
-/// keeps. Answers the first number above.
+/// Fills the holes below the highest number in use, so that no flow ever gets a number below. Answers the first number above.
 fn close_ranks() -> std::io::Result<Fd> {
     let highest = fd::open_numbers()?.last().map_or(2, |fd| fd.raw());
     loop {

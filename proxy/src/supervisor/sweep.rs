@@ -1,7 +1,7 @@
 //! The sweep: closing what a dead pool left and nobody adopted, and what it had opened and not
 //! recorded. A connection that was accepted and not recorded is found a worker.
 
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use proxy_common::lease::SEATS;
 
@@ -14,7 +14,7 @@ use crate::{
         socket::{self, Protocol},
         time,
     },
-    table::{GATE_LIMIT_MS, Kind, LostReason, State, Table, Tag, closed_gate},
+    table::{GATE_LIMIT_MS, Kind, LostReason, State, Table, Tag, TagCell, closed_gate, flag},
 };
 
 /// Numbers that all workers together can have opened and not tagged, generously.
@@ -34,35 +34,37 @@ pub struct Swept {
 /// Cuts and closes what is tagged with `epoch`, whose pool must be dead. Can be repeated.
 pub fn cut(table: &Table, epoch: u32) -> Swept {
     let mut swept = Swept::default();
-    for (number, cell) in table.tags().iter().enumerate() {
-        let (fd, tag) = (Fd::from_raw(number as i32), cell.get());
+    for fd in (0..table.tags().len()).map(|number| Fd::from_raw(number as i32)) {
+        let (Some(cell), Some(record)) = (table.tag(fd), table.record(fd)) else { continue };
+        let tag = cell.get();
         if tag.epoch != epoch {
             continue;
         }
         fault::point(Point::SweepCutting);
         match tag.kind {
-            Kind::Client => {
-                swept.connections += 1;
-                break_off(fd);
-                forget(table, fd);
-            }
-            Kind::Upstream => break_off(fd),
-            Kind::UdpFlow => {
-                swept.flows += u64::from(forget(table, fd) == State::Established);
-                if table.is_used(fd) {
-                    swept.in_use += 1;
-                    continue;
-                }
-            }
-            Kind::Pipe => {}
+            Kind::Client | Kind::Upstream | Kind::UdpFlow | Kind::Pipe => {}
             Kind::Closing => {
                 cell.forget_closing(epoch);
                 continue;
             }
             Kind::Free | Kind::Supervisor => continue,
         }
+        // The record, and not the tag, tells what it was about: one of them may be wrong.
+        match record.state() {
+            State::Free => {}
+            _ if record.has(flag::UDP) => swept.flows += 1,
+            _ => swept.connections += 1,
+        }
+        record.set_state(State::Free);
+        if table.is_used(fd) {
+            swept.in_use += 1;
+            continue;
+        }
         cell.set(Tag::FREE);
-        close(fd);
+        if is_socket_or_pipe(fd) {
+            break_off(fd);
+            close(fd);
+        }
     }
     swept
 }
@@ -82,14 +84,6 @@ fn break_off(fd: Fd) {
     }
 }
 
-/// Frees the record of a flow. Answers where that was in its life.
-fn forget(table: &Table, fd: Fd) -> State {
-    let Some(record) = table.record(fd) else { return State::Free };
-    let state = record.state();
-    record.set_state(State::Free);
-    state
-}
-
 /// Sets a dead pool's gauges to 0 (who adopts its flows counts them again), and says that its workers
 /// open and use nothing any more.
 pub fn clear_workers(table: &Table, seat: u32) {
@@ -106,7 +100,7 @@ pub fn clear_workers(table: &Table, seat: u32) {
     }
 }
 
-/// Looks for sockets and pipes that no tag names: a pool died between opening and recording them.
+/// Looks for sockets and pipes that no pool's tag names, when everything dead pools left was swept: a pool died between opening and recording them.
 /// Connections to a listener are recorded as `worker`'s, tagged with `epoch` (which nobody has) and
 /// counted in the answer; everything else is closed. Answers `None` if a worker did not shut its
 /// window in time (it is hung in it); then it has to be tried again.
@@ -173,10 +167,17 @@ fn numbers_in_use(table: &Table) -> impl Iterator<Item = Fd> + use<> {
     (0..end).map(|number| Fd::from_raw(number as i32))
 }
 
-/// Open, a socket or a pipe (supervisor and control's own are tagged, or of other kinds), and untagged.
+/// Open, a socket or a pipe, and tagged with no epoch that a pool has now. The supervisor's own have lower numbers or are of other kinds.
 fn is_nobodys(table: &Table, fd: Fd) -> bool {
-    table.tag(fd).is_some_and(|cell| cell.get() == Tag::FREE)
-        && matches!(fd::kind(fd), Some(fd::Kind::Socket | fd::Kind::Pipe))
+    let Some(tag) = table.tag(fd).map(TagCell::get) else { return false };
+    let is_a_pools = |seat| table.seat(seat).epoch.load(Relaxed) == tag.epoch;
+    let is_owned = tag.kind != Kind::Free && tag.kind != Kind::Supervisor;
+    !(is_owned && (0..SEATS as u32).any(is_a_pools)) && is_socket_or_pipe(fd)
+}
+
+/// Whether it may be a flow's at all: epoll sets, bells and pidfds have numbers among the flows'.
+fn is_socket_or_pipe(fd: Fd) -> bool {
+    matches!(fd::kind(fd), Some(fd::Kind::Socket | fd::Kind::Pipe))
 }
 
 /// The listener that a socket was accepted at, if it is a live connection of one.
