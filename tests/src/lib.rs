@@ -1,9 +1,9 @@
 //! What the end-to-end tests share: a network namespace for each test ([`net`]), what to start the
 //! proxy with ([`builder`]), the running [`proxy`] with its [`status`] and [`metrics`], a [`faulty`] one that dies
-//! where a test wants it to, upstream [`servers`], [`clients`], verified [`traffic`], processor time withheld
-//! ([`cgroup`]), deaths of pools ([`takeover`]), a seeded [`storm`] of faults, the measurement of the [`gap`] of a
-//! takeover, and waiting for a condition with a deadline ([`wait`]). System calls that have no safe wrapper elsewhere
-//! are in [`sys`].
+//! where a test wants it to, its flow [`table`] to spoil, upstream [`servers`], [`clients`], verified [`traffic`],
+//! processor time withheld ([`cgroup`]), deaths of pools ([`takeover`]), a seeded [`storm`] of faults, the
+//! measurement of the [`gap`] of a takeover, and waiting for a condition with a deadline ([`wait`]). System calls
+//! that have no safe wrapper elsewhere are in [`sys`].
 //!
 //! Everything here panics with a message when something goes wrong: it is all tests.
 
@@ -21,6 +21,7 @@ pub mod servers;
 pub mod status;
 pub mod storm;
 pub mod sys;
+pub mod table;
 pub mod takeover;
 pub mod traffic;
 pub mod wait;

@@ -66,6 +66,14 @@ pub fn proportional_set_size(pid: i32) -> Option<u64> {
     Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
 }
 
+/// How many descriptors a process may have.
+#[track_caller]
+pub fn descriptor_limit(pid: i32) -> usize {
+    let text = fs::read_to_string(format!("/proc/{pid}/limits")).expect("limits");
+    let line = text.lines().find_map(|line| line.strip_prefix("Max open files")).expect("Max open files");
+    line.split_whitespace().next().and_then(|word| word.parse().ok()).expect("a number")
+}
+
 /// Sends a signal to one thread of a process.
 #[track_caller]
 pub fn signal_thread(pid: i32, tid: i32, signal: Signal) {

@@ -1,0 +1,91 @@
+//! The flow table of a running proxy, read and overwritten from outside, as a wild write would.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+
+use proxy::sys::Fd;
+use proxy::table::{Dimensions, Kind, Record, State, Table, TagCell};
+
+use crate::process;
+use crate::proxy::Proxy;
+
+/// It, mapped.
+pub struct FlowTable {
+    /// Typed, by the proxy's own means.
+    pub table: Table,
+    file: File,
+}
+
+impl FlowTable {
+    /// The table of a proxy with so many workers, listeners and servers.
+    #[track_caller]
+    pub fn of(proxy: &Proxy, [workers, listeners, servers]: [usize; 3]) -> Self {
+        let supervisor = proxy.supervisor();
+        let memory = numbers(supervisor).into_iter().find(|(_, link)| link.contains("memfd:proxy-flows"));
+        let (number, _) = memory.expect("the supervisor has a flow table");
+        let path = format!("/proc/{supervisor}/fd/{number}");
+        let file = File::options().read(true).write(true).open(path).expect("open the flow table");
+        let dimensions =
+            Dimensions { descriptors: process::descriptor_limit(supervisor), workers, listeners, servers };
+        let fd = Fd::keep(file.try_clone().expect("clone"));
+        Self { table: Table::open(fd, dimensions).expect("map the flow table"), file }
+    }
+
+    /// The numbers of all clients' descriptors.
+    pub fn clients(&self) -> Vec<Fd> {
+        self.all(Kind::Client)
+    }
+
+    /// The numbers that are tagged so.
+    pub fn all(&self, kind: Kind) -> Vec<Fd> {
+        let tagged = (0..).zip(self.table.tags()).filter(|(_, tag)| tag.get().kind == kind);
+        tagged.map(|(number, _)| Fd::from_raw(number)).collect()
+    }
+
+    /// A record.
+    #[track_caller]
+    pub fn record(&self, fd: Fd) -> &'static Record {
+        self.table.record(fd).expect("a number in range")
+    }
+
+    /// A tag.
+    #[track_caller]
+    pub fn tag(&self, fd: Fd) -> &'static TagCell {
+        self.table.tag(fd).expect("a number in range")
+    }
+
+    /// The state of the flow at a number.
+    #[track_caller]
+    pub fn state(&self, fd: Fd) -> State {
+        self.record(fd).state()
+    }
+
+    /// Overwrites a whole record.
+    #[track_caller]
+    pub fn write_record(&self, fd: Fd, bytes: &[u8; 64]) {
+        self.file.write_all_at(bytes, self.table.record_offset(fd) as u64).expect("write");
+    }
+
+    /// Overwrites 32 bits of a record, from so many bytes on.
+    #[track_caller]
+    pub fn write_word(&self, fd: Fd, offset: usize, word: u32) {
+        let at = self.table.record_offset(fd) + offset;
+        self.file.write_all_at(&word.to_ne_bytes(), at as u64).expect("write");
+    }
+
+    /// Overwrites a tag.
+    #[track_caller]
+    pub fn write_tag(&self, fd: Fd, word: u32) {
+        self.file.write_all_at(&word.to_ne_bytes(), self.table.tag_offset(fd) as u64).expect("write");
+    }
+}
+
+/// The descriptors of a process and what they name.
+pub fn numbers(pid: i32) -> Vec<(i32, String)> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).expect("list descriptors");
+    let number = |entry: fs::DirEntry| {
+        let link = fs::read_link(entry.path()).ok()?;
+        Some((entry.file_name().to_str()?.parse().ok()?, link.to_string_lossy().into_owned()))
+    };
+    entries.filter_map(|entry| number(entry.ok()?)).collect()
+}
