@@ -73,6 +73,14 @@ impl FlowTable {
         self.file.write_all_at(&word.to_ne_bytes(), at as u64).expect("write");
     }
 
+    /// Overwrites what a worker was told by its epoll sets.
+    #[track_caller]
+    pub fn write_events(&self, seat: u32, worker: u32, mut byte: impl FnMut() -> u8) {
+        let range = self.table.events_range(seat, worker);
+        let bytes: Vec<u8> = range.clone().map(|_| byte()).collect();
+        self.file.write_all_at(&bytes, range.start as u64).expect("write");
+    }
+
     /// Overwrites a tag.
     #[track_caller]
     pub fn write_tag(&self, fd: Fd, word: u32) {

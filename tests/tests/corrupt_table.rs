@@ -4,6 +4,7 @@
 
 use std::io::{ErrorKind, Read, Result, Write};
 use std::net::TcpStream;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc;
 
 use fastrand::Rng;
@@ -144,6 +145,14 @@ impl Scene {
         // What the record says of a reset under way is believed.
         let ending = [("protocol", "tcp"), ("state", "closing")];
         metrics.sum("proxy_lost_flows_total", &[]) + metrics.sum("proxy_adopted_flows_total", &ending)
+    }
+
+    #[track_caller]
+    fn assert_unharmed_gauges(&self) {
+        assert_eq!(self.lost(), 0.0, "nothing was lost");
+        until_true("the gauges are at 0", || {
+            self.proxy.metrics().sum("proxy_listener_connections", &[]) == 0.0
+        });
     }
 
     #[track_caller]
@@ -333,4 +342,41 @@ fn a_tag_on_what_is_the_supervisors() {
             }
         });
     }
+}
+
+/// What a worker writes about itself, and what it was left: nothing of that is a flow's, and none is lost.
+#[test]
+fn garbage_in_a_workers_block() {
+    let scene = Scene::set();
+    let seat_of = |scene: &Scene, pairs: &[Pair]| {
+        let epoch = scene.table.tag(pairs[0].number).get().epoch;
+        (0..2).find(|seat| scene.table.table.seat(*seat).epoch.load(Relaxed) == epoch).expect("a seat")
+    };
+    let listening = scene.own.iter().rev().find(|(_, link)| link.starts_with("socket:")).expect("a socket").0;
+    scene.play("gauges, gifts, window", |scene, pairs| {
+        for block in scene.table.table.workers(seat_of(scene, pairs)) {
+            block.opening.store(1, Relaxed);
+            block.pipe_gifts.iter().for_each(|gift| gift.set(listening));
+            [&block.connections, &block.pipes_wanted].into_iter().for_each(|gauge| gauge.set(u64::MAX));
+        }
+    });
+    for seed in 0..3 {
+        scene.play("events", |scene, pairs| {
+            let mut rng = Rng::with_seed(seed);
+            (0..2).for_each(|worker| scene.table.write_events(seat_of(scene, pairs), worker, || rng.u8(..)));
+        });
+    }
+    for set in [0, listening, i32::MAX, -1] {
+        scene.play(&format!("estates with set {set}"), |scene, pairs| {
+            let (table, seat) = (&scene.table.table, seat_of(scene, pairs));
+            let heir = table.seat(1 - seat).epoch.load(Relaxed);
+            for (block, other) in table.workers(seat).iter().zip(table.workers(1 - seat)) {
+                let heirs = [(heir, other.epoll.fd()), (heir, Fd::from_raw(set)), (77, other.bell.fd())];
+                for ((epoch, set), of) in heirs.into_iter().zip([seat, 1 - seat, u32::MAX]) {
+                    assert!(block.estates.iter().any(|cell| cell.leave(epoch, of, set, 0)));
+                }
+            }
+        });
+    }
+    scene.assert_unharmed_gauges();
 }

@@ -76,9 +76,19 @@ impl Worker {
             };
             if let Some(state) = adopted {
                 self.lane.block().adopted[state as usize].add(1);
+                if !self.has_set(tag.epoch) {
+                    self.migrate(fd, tag.kind, &[]);
+                }
             }
             self.beat_now_and_then(number);
         }
+    }
+
+    /// Whether the events of an epoch's flows come by an epoll set that was left with them.
+    fn has_set(&self, epoch: u32) -> bool {
+        let mut estates = self.lane.block().estates.iter();
+        let is_of = |estate: &Estate| estate.epoch.load(Relaxed) == epoch && estate.set.get() > 0;
+        estates.any(|estate| has_flows(estate) && is_of(estate))
     }
 
     /// Gives the flows a turn whose events the dead worker had taken from the kernel: it may not

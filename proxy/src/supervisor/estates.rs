@@ -10,8 +10,11 @@ use proxy_common::lease::{SEATS, other};
 
 use crate::{
     fault::{self, Point},
-    sys::{Fd, epoll, fd::close},
-    table::{Estate, EstateStage, Table},
+    sys::{
+        Fd, epoll,
+        fd::{self, close},
+    },
+    table::{Estate, EstateStage, Table, WorkerBlock},
 };
 
 use super::{seats, setup::Setup};
@@ -26,19 +29,26 @@ pub fn leave(setup: &Setup, seat: u32, epoch: u32, other_serves: bool) -> Vec<u3
     close_moved(table);
     let heir = if other_serves { other(seat) } else { seat };
     let mut refused = Vec::new();
+    let mut used = sets_in_use(table, other(seat));
+    // Nobody has died of that epoch: if it is among what was left, it was written there in error.
+    let alive = other_serves.then(|| table.seat(other(seat)).epoch.load(Relaxed));
     for worker in 0..setup.config.workers {
         let heirs = &table.worker(heir, worker).estates;
         // The latest first: what its worker had adopted in part is tagged with its epoch in part.
-        let latest = Left { epoch, seat, set: strip_set(setup, seat, worker), heirs: 1 };
+        let latest = Left { epoch, seat, set: strip_set(setup, seat, worker, &mut used), heirs: 1 };
         if !latest.put(heirs) {
             refused.push(latest);
         }
-        forget_set(table, seat, worker);
+        forget_set(table, seat, worker, &used);
         fault::point(Point::EstateLeft);
         let is_earlier =
             |cell: &&Estate| cell.stage() != EstateStage::None && cell.epoch.load(Relaxed) != epoch;
         for cell in table.worker(seat, worker).estates.iter().filter(is_earlier) {
-            let left = Left::by_heir(cell);
+            let left = Left::by_heir(cell, &mut used);
+            if Some(left.epoch) == alive {
+                cell.set_stage(EstateStage::None);
+                continue;
+            }
             let is_left = if heir == seat { left.stay(cell) } else { left.put(heirs) };
             if !is_left {
                 refused.push(left);
@@ -135,17 +145,18 @@ impl Left {
 
     /// What a dead heir leaves again. What it had adopted already is among it, for its epoll set may
     /// still have registrations; only a death before that counts against the estate.
-    fn by_heir(cell: &Estate) -> Self {
+    fn by_heir(cell: &Estate, used: &mut Vec<Fd>) -> Self {
         let left = Self::of(cell);
-        let heirs = if cell.stage() == EstateStage::Adopted { 1 } else { left.heirs + 1 };
-        Self { heirs, ..left }
+        let heirs = if cell.stage() == EstateStage::Adopted { 1 } else { left.heirs.saturating_add(1) };
+        Self { heirs, set: believe(left.set, used), ..left }
     }
 
     /// Puts it into a list, unless it is there. Answers whether it is then.
     fn put(&self, cells: &[Estate]) -> bool {
         let is_this = |cell: &Estate| {
             let other = Self::of(cell);
-            cell.stage() != EstateStage::None && (other.epoch, other.set) == (self.epoch, self.set)
+            let is_set = other.set == self.set || self.set.raw() == 0;
+            cell.stage() != EstateStage::None && other.epoch == self.epoch && is_set
         };
         let is_room = |cell: &Estate| cell.leave(self.epoch, self.seat, self.set, self.heirs);
         cells.iter().any(is_this) || (self.heirs <= MOST_HEIRS && cells.iter().any(is_room))
@@ -154,31 +165,58 @@ impl Left {
     /// Leaves it where it is, to the next pool of the same seat. Answers whether it may be.
     fn stay(&self, cell: &Estate) -> bool {
         cell.heirs.store(self.heirs, Relaxed);
+        cell.set.set(self.set.raw());
         cell.set_stage(EstateStage::Left);
         self.heirs <= MOST_HEIRS
     }
 }
 
+/// The epoll sets and bells of a seat's living workers, and the sets that they were left.
+fn sets_in_use(table: &Table, seat: u32) -> Vec<Fd> {
+    let of = |block: &'static WorkerBlock| {
+        let left = block.estates.iter().filter(|cell| cell.stage() != EstateStage::None);
+        left.map(|cell| cell.set.fd()).chain([block.epoll.fd(), block.bell.fd()])
+    };
+    table.workers(seat).iter().flat_map(of).collect()
+}
+
+/// Whether a number from a dead worker's block is what it should be, and nobody else's.
+fn is_abandoned(fd: Fd, kind: &str, used: &[Fd]) -> bool {
+    fd.raw() > 0 && !used.contains(&fd) && fd::is_anonymous(fd, kind)
+}
+
+/// An epoll set from a dead worker's block, if it is one and nobody else's; else none, and the heir
+/// registers the flows itself.
+fn believe(set: Fd, used: &mut Vec<Fd>) -> Fd {
+    if !is_abandoned(set, "eventpoll", used) {
+        return Fd::from_raw(0);
+    }
+    used.push(set);
+    set
+}
+
 /// Takes a dead worker's listening sockets and bell out of its epoll set, so that only flows are left.
-fn strip_set(setup: &Setup, seat: u32, worker: u32) -> Fd {
+fn strip_set(setup: &Setup, seat: u32, worker: u32, used: &mut Vec<Fd>) -> Fd {
     let block = setup.table.worker(seat, worker);
-    let set = block.epoll.fd();
+    let set = believe(block.epoll.fd(), used);
     if set.raw() > 0 {
         let slots = (0..SEATS as u32).flat_map(|owner| seats::slots(setup, owner, worker));
         slots.for_each(|slot| epoll::remove(set, setup.sockets[slot as usize]));
-        epoll::remove(set, block.bell.fd());
+        if is_abandoned(block.bell.fd(), "eventfd", used) {
+            epoll::remove(set, block.bell.fd());
+        }
     }
     set
 }
 
 /// Forgets a dead worker's set, which is an estate now, and closes its bell: in this order, for a
 /// number that is closed twice may be somebody else's the second time.
-fn forget_set(table: &Table, seat: u32, worker: u32) {
+fn forget_set(table: &Table, seat: u32, worker: u32, used: &[Fd]) {
     let block = table.worker(seat, worker);
     block.epoll.set(0);
     let bell = block.bell.fd();
     block.bell.set(0);
-    if bell.raw() > 0 {
+    if is_abandoned(bell, "eventfd", used) {
         close(bell);
     }
 }

@@ -71,6 +71,12 @@ pub fn kind(fd: Fd) -> Option<Kind> {
     })
 }
 
+/// Whether a number names an object without a file of this kind, such as `eventpoll`.
+pub fn is_anonymous(fd: Fd, kind: &str) -> bool {
+    let link = fs::read_link(format!("/proc/self/fd/{}", fd.raw()));
+    link.is_ok_and(|link| link.to_string_lossy() == format!("anon_inode:[{kind}]"))
+}
+
 /// All numbers open in this process's table, ascending, but for the one that this call uses itself.
 ///
 /// # Errors

@@ -161,6 +161,13 @@ impl Table {
         self.layout.records + fd.index() * size_of::<Record>()
     }
 
+    /// Where the event buffers of a worker are, bytes from the beginning, and how long.
+    pub fn events_range(&self, seat: u32, worker: u32) -> std::ops::Range<usize> {
+        let size = size_of::<[EventBuffer; EVENT_BUFFERS]>();
+        let start = self.layout.events + self.lane(seat, worker) * size;
+        start..start + size
+    }
+
     fn place(&self, fd: Fd) -> Option<usize> {
         usize::try_from(fd.raw()).ok().filter(|_| fd.raw() >= self.first)
     }
