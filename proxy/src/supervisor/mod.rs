@@ -56,7 +56,7 @@ pub fn run(config: Config) -> Result<()> {
     #[cfg(feature = "fault-points")]
     fault::arm({
         let table = setup.table;
-        move |seat| table.seat(seat).pid.get()
+        move |seat| table.seat(seat).child.pid()
     })?;
     let mut supervisor = Supervisor::new(setup);
     supervisor.setup.table.supervisor().pid.set(std::process::id() as i32);

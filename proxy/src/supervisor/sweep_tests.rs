@@ -9,6 +9,7 @@ const EPOCH: u32 = 7;
 fn left(table: &Table, state: State) -> Fd {
     let fd = Fd::keep(UdpSocket::bind("127.0.0.1:0").unwrap());
     table.record(fd).unwrap().begin(state, 0, 0, 0);
+    table.record(fd).unwrap().set_udp(([127, 0, 0, 1], 1).into(), [127, 0, 0, 1].into());
     table.tag(fd).unwrap().set(Tag::new(Kind::UdpFlow, EPOCH));
     fd
 }

@@ -6,6 +6,7 @@
 
 mod blocks;
 mod counters;
+mod estate;
 mod index;
 mod record;
 mod tag;
@@ -14,13 +15,14 @@ mod using;
 mod window;
 
 pub use blocks::{
-    AdoptedState, ChildCell, DrainState, Estate, EstateStage, FailoverReason, Lost, LostReason, NumberCell,
-    PoolState, SeatBlock, SupervisorBlock, TakeoverStage, WorkerBlock,
+    AdoptedState, ChildCell, DrainState, FailoverReason, Lost, LostReason, NumberCell, PoolState, SeatBlock,
+    SupervisorBlock, TakeoverStage, WorkerBlock,
 };
 pub use counters::{
     ConnectFailure, Counter, DropReason, Gauge, HISTOGRAM_BOUNDS_MS, Histogram, ListenerCounters, Rejection,
     ServerCounters, ServerState,
 };
+pub use estate::{Estate, EstateStage};
 pub use index::{Entering, Entry, Found, Index};
 pub use record::{Direction, Holder, Part, Record, State, flag};
 pub use tag::{Kind, Tag, TagCell};
