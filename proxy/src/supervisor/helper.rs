@@ -10,7 +10,10 @@ use crate::{
     },
 };
 
-use super::setup::Setup;
+use super::{
+    corpses::{Corpses, Who},
+    setup::Setup,
+};
 
 /// Wait before control is started again after it lived for less than this, nanoseconds.
 const RESPAWN: u64 = 1_000_000_000;
@@ -39,12 +42,11 @@ impl Control {
     }
 
     /// Starts it if there is none.
-    pub fn watch(&mut self, setup: &Setup, now: u64) {
+    pub fn watch(&mut self, setup: &Setup, corpses: &mut Corpses, now: u64) {
         if let Some(child) = self.child
             && process::is_dead(child, std::time::Duration::ZERO)
         {
-            let ending = process::reap(child);
-            tracing::warn!(pid = child.pid, %ending, "control died");
+            corpses.add(Who::Control, child, now);
             setup.table.supervisor().control.clear();
             self.child = None;
         }

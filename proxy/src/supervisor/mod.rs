@@ -3,6 +3,7 @@
 //! in it that can fail.
 
 mod control_socket;
+mod corpses;
 mod drain;
 mod estates;
 mod helper;
@@ -35,6 +36,7 @@ use crate::{
     },
     table::{FailoverReason, LostReason, TakeoverStage},
 };
+use corpses::{Corpses, Who};
 use drain::Drain;
 use helper::Control;
 use history::{Death, History, Unswept};
@@ -86,8 +88,7 @@ struct Supervisor {
     /// By seat, until its next pool is ready.
     deaths: [Death; SEATS],
     fenced_at: [u64; SEATS],
-    /// Dead pools that were not collected yet, with the number of the takeover.
-    corpses: Vec<(u32, Child, Option<u64>)>,
+    corpses: Corpses,
     /// Dead pools whose flows are being adopted.
     unswept: Vec<Unswept>,
     /// Epochs to be swept at the next look, once nobody has them to adopt: of pools that died under another
@@ -109,7 +110,7 @@ impl Supervisor {
             history: History::new(setup.table),
             deaths: [Death::default(); SEATS],
             fenced_at: [0; SEATS],
-            corpses: Vec::new(),
+            corpses: Corpses::default(),
             unswept: Vec::new(),
             strays: Vec::new(),
             has_orphans: false,
@@ -145,8 +146,9 @@ impl Supervisor {
         self.setup.table.supervisor().pinned.store(self.plan.is_pinned().into(), Relaxed);
         actions.into_iter().for_each(|action| self.act(now, action));
         self.note_queues(now);
-        self.control.watch(&self.setup, now);
+        self.control.watch(&self.setup, &mut self.corpses, now);
         self.watch_twin(now);
+        self.corpses.tell(now, &self.history);
         seats::give_pipes(&self.setup);
         self.sweep();
         let is_over = self.drain.tick(&self.setup, now);
@@ -240,9 +242,9 @@ impl Supervisor {
         }
         self.deaths[seat as usize] = Death { at: now, number };
         self.setup.steering.liveness().expire(seat);
-        // Collecting it can take long (the kernel forgets what /proc has shown of it) and can wait.
-        let child = self.seats.children[seat as usize].take();
-        self.corpses.extend(child.map(|child| (seat, child, number)));
+        if let Some(child) = self.seats.children[seat as usize].take() {
+            self.corpses.add(Who::Pool(seat, number), child, now);
+        }
     }
 
     /// Leaves what a dead pool carried to its heir.
@@ -288,15 +290,8 @@ impl Supervisor {
         }
         self.sweep_strays();
         self.history.put_down(self.unswept.iter().find_map(|unswept| unswept.death.number));
-        if self.unswept.is_empty() {
-            if self.has_orphans {
-                self.find_orphans();
-            }
-            for (seat, child, number) in self.corpses.drain(..) {
-                let ending = process::reap(child);
-                self.history.ended(number, ending);
-                tracing::warn!(pool = name(seat), pid = child.pid, %ending, "pool died");
-            }
+        if self.unswept.is_empty() && self.has_orphans {
+            self.find_orphans();
         }
     }
 
@@ -361,7 +356,7 @@ impl Supervisor {
 fn put_down(child: Child) -> bool {
     let is_dead = process::kill(child).is_ok() && process::is_dead(child, Duration::from_secs(1));
     if is_dead {
-        process::reap(child);
+        process::forget(child);
     }
     is_dead
 }

@@ -4,21 +4,27 @@ use proxy_common::lease::{PRIMARY, STANDBY};
 
 use crate::{
     orders::{Answer, Order},
-    sys::{signal, socket},
+    sys::{
+        signal::{self, Told},
+        socket,
+    },
 };
 
 use super::Supervisor;
 
 impl Supervisor {
     pub(super) fn take_signals(&mut self, now: u64) {
-        while let Some(signal) = signal::next(self.setup.signals) {
-            match signal {
-                libc::SIGTERM | libc::SIGINT => self.stop(now),
-                libc::SIGHUP => tracing::warn!("SIGHUP: reload is not there yet; restart the proxy instead"),
-                libc::SIGUSR2 => {
-                    tracing::warn!("SIGUSR2: upgrade is not there yet; restart the proxy instead")
+        while let Some(told) = signal::next(self.setup.signals) {
+            match told {
+                Told::Ended { pid, ending } => self.corpses.note(pid, ending),
+                Told::Asked(libc::SIGTERM | libc::SIGINT) => self.stop(now),
+                Told::Asked(libc::SIGHUP) => {
+                    tracing::warn!("SIGHUP: reload is not there yet; restart the proxy instead");
                 }
-                _ => {}
+                Told::Asked(libc::SIGUSR2) => {
+                    tracing::warn!("SIGUSR2: upgrade is not there yet; restart the proxy instead");
+                }
+                Told::Asked(_) => {}
             }
         }
     }

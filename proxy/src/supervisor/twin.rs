@@ -32,6 +32,7 @@ use crate::{
 
 use super::{
     Supervisor,
+    corpses::{Corpses, Who},
     drain::Drain,
     helper::Control,
     history::{Death, History},
@@ -75,8 +76,7 @@ impl Supervisor {
         if let Some(twin) = self.twin.child
             && process::is_dead(twin, Duration::ZERO)
         {
-            let ending = process::reap(twin);
-            tracing::warn!(pid = twin.pid, %ending, "the supervisor's twin died");
+            self.corpses.add(Who::Twin, twin, now);
             cell.clear();
             self.twin.child = None;
         }
@@ -150,7 +150,7 @@ impl Supervisor {
         self.history = History::new(table);
         self.deaths = [Death::default(); SEATS];
         self.fenced_at = [0; SEATS];
-        self.corpses.clear();
+        self.corpses = Corpses::default();
         self.unswept.clear();
         self.strays = strays(&table, &self.seats.children);
         self.has_orphans = true;

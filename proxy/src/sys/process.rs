@@ -16,7 +16,7 @@ pub struct Child {
 /// How a child ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// It was no child of this process, so that nobody told.
+    /// Nobody told.
     Unknown,
     /// By `exit` with this code.
     Exited(i32),
@@ -27,7 +27,7 @@ pub enum Ending {
 impl std::fmt::Display for Ending {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Unknown => formatter.write_str("unknown (no child of this process)"),
+            Self::Unknown => formatter.write_str("unknown"),
             Self::Exited(code) => write!(formatter, "exit code {code}"),
             Self::Killed(signal) => write!(formatter, "signal {signal}"),
         }
@@ -154,20 +154,23 @@ pub fn is_dead(child: Child, timeout: Duration) -> bool {
     poll::readable(&[child.pidfd], timeout).is_ok_and(|ready| ready[0])
 }
 
-/// Collects a dead child, closes its pidfd, and says how it ended. One that another process has
-/// cloned is collected by its own parent, or by who inherits that one's children.
+/// Collects a dead child, closes its pidfd, and says how it ended.
 pub fn reap(child: Child) -> Ending {
     let mut status = 0;
     // SAFETY: writes one int. The child is dead, so this does not block.
-    let collected = unsafe { libc::waitpid(child.pid, &mut status, 0) };
+    unsafe { libc::waitpid(child.pid, &mut status, 0) };
     close(child.pidfd);
-    if collected != child.pid {
-        Ending::Unknown
-    } else if libc::WIFSIGNALED(status) {
+    if libc::WIFSIGNALED(status) {
         Ending::Killed(libc::WTERMSIG(status))
     } else {
         Ending::Exited(libc::WEXITSTATUS(status))
     }
+}
+
+/// Closes the pidfd of a dead process that others collect: the kernel ([`super::signal::descriptor`]), or
+/// the parent of one that this process has not cloned.
+pub fn forget(child: Child) {
+    close(child.pidfd);
 }
 
 /// Sets the name of this thread (of the process, in its first thread), at most 15 bytes.
