@@ -68,7 +68,7 @@ points! {
     CloseTagged = "close.tagged",
     CloseClosed = "close.closed",
     CloseFreed = "close.freed",
-    AdoptNested = "adopt.nested",
+    AdoptBegun = "adopt.begun",
     AdoptHolders = "adopt.holders",
     AdoptUpstream = "adopt.upstream",
     AdoptTagged = "adopt.tagged",

@@ -111,7 +111,7 @@ const MATRIX: &[(&str, Servers, Scenario)] = &[
     ("A:end.seen:1,B:move.added:1:stop", ONE, end_at_once),
     ("A:connect.established:1,B:move.added:1:stop", SLOW_ONE, at_once_from_a_slow_server),
     ("A:end.seen:1,B:move.added:1:stop", SLOW_ONE, at_once_from_a_slow_server),
-    ("A:fill.filled:2,B:adopt.nested:1", ONE, life),
+    ("A:fill.filled:2,B:adopt.begun:1", ONE, life),
     ("A:fill.filled:2,B:adopt.holders:1", ONE, life),
     ("A:fill.filled:2,B:adopt.upstream:1", ONE, life),
     ("A:fill.filled:2,B:adopt.tagged:1", ONE, life),

@@ -1,12 +1,12 @@
 //! Adopting what dead pools' workers have left to this one. Every step can be repeated: this worker
 //! may die in the middle, and then its heir does it all again.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::{io, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use crate::{
     fault::{self, Point},
     relay::{token::Token, udp},
-    sys::{Fd, epoll},
+    sys::{Fd, epoll, poll},
     table::{AdoptedState, Estate, EstateStage, Kind},
 };
 
@@ -29,8 +29,7 @@ impl Worker {
             .filter(|estate| has_flows(estate))
             .map(|estate| estate.epoch.load(Relaxed))
             .collect();
-        self.nest_sets();
-        fault::point(Point::AdoptNested);
+        fault::point(Point::AdoptBegun);
         self.adopt_flows(&dead);
         fault::point(Point::AdoptWalked);
         for estate in &left {
@@ -42,24 +41,10 @@ impl Worker {
             estate.set_stage(if has_set { EstateStage::Adopted } else { EstateStage::None });
         }
         fault::point(Point::AdoptDone);
+        self.look_beside();
         // One whole walk over the tags from here on moves all registrations.
         self.migrating_from = None;
-    }
-
-    /// Puts the dead workers' epoll sets into this worker's own, side by side: the kernel allows
-    /// only a few levels of sets in sets (`EP_MAX_NESTS`, fs/eventpoll.c).
-    fn nest_sets(&self) {
-        let estates = &self.lane.block().estates;
-        let sets: Vec<(u32, Fd)> = (0..)
-            .zip(estates)
-            .filter(|(_, estate)| has_flows(estate) && estate.set.get() > 0)
-            .map(|(index, estate)| (index, estate.set.fd()))
-            .collect();
-        for (index, set) in &sets {
-            sets.iter().filter(|(_, inner)| inner != set).for_each(|(_, inner)| epoll::remove(*set, *inner));
-            // EEXIST: nested already.
-            let _ = epoll::add(self.lane.set, *set, epoll::IN, Token::Estate(*index).encode());
-        }
+        self.rest_till_next_tick();
     }
 
     fn adopt_flows(&mut self, dead: &[u32]) {
@@ -113,20 +98,36 @@ impl Worker {
         }
     }
 
-    /// Handles what a dead worker's epoll set has to tell.
-    pub(super) fn on_estate(&mut self, index: u32) {
-        let Some(estate) = self.lane.block().estates.get(index as usize) else { return };
-        if !has_flows(estate) {
-            return;
+    /// Remembers which dead workers' epoll sets are to be looked at beside this worker's own. One whose
+    /// flows are not adopted yet is not among them: what it told would be about somebody else's.
+    pub(super) fn look_beside(&mut self) {
+        self.beside = self.adopted_sets();
+    }
+
+    /// Waits for events of this worker's own set, as [`EventBuffer::wait`], or until a set beside it has
+    /// some. That set could be put into this one; but then the kernel looks through all that is registered
+    /// with it, under a lock that all of the machine shares (`ep_loop_check`, fs/eventpoll.c).
+    pub(super) fn wait(&self, timeout_ms: i32) -> io::Result<usize> {
+        if self.beside.is_empty() {
+            return self.events[0].wait(self.lane.set, timeout_ms);
         }
-        let Ok(count) = self.events[1].wait(estate.set.fd(), 0) else { return };
-        for index in 0..count {
-            let event = self.events[1].get(index);
-            match Token::decode(event.data) {
-                None | Some(Token::Estate(_) | Token::Bell) => {}
-                Some(token) => self.dispatch(token, event.mask),
+        let sets: Vec<Fd> = self.beside.iter().copied().chain([self.lane.set]).collect();
+        poll::readable(&sets, Duration::from_millis(timeout_ms as u64))?;
+        self.events[0].wait(self.lane.set, 0)
+    }
+
+    /// Handles what the sets beside have to tell.
+    pub(super) fn on_sets_beside(&mut self) {
+        for index in 0..self.beside.len() {
+            let Ok(count) = self.events[1].wait(self.beside[index], 0) else { continue };
+            for index in 0..count {
+                let event = self.events[1].get(index);
+                match Token::decode(event.data) {
+                    None | Some(Token::Bell) => {}
+                    Some(token) => self.dispatch(token, event.mask),
+                }
+                self.beat_now_and_then(index);
             }
-            self.beat_now_and_then(index);
         }
     }
 
@@ -147,17 +148,17 @@ impl Worker {
 
     /// After a whole walk nothing is registered with the adopted sets any more. They are the
     /// supervisor's to close: if this worker did, nobody could tell after its death whether it had.
-    pub(super) fn give_up_sets(&self, moved: &[Fd]) {
+    pub(super) fn give_up_sets(&mut self, moved: &[Fd]) {
         let estates = self.lane.block().estates.iter();
         for estate in estates.filter(|estate| estate.stage() == EstateStage::Adopted) {
             let set = estate.set.fd();
             if moved.contains(&set) {
-                epoll::remove(self.lane.set, set);
                 fault::point(Point::MoveEmpty);
                 estate.set_stage(EstateStage::Moved);
                 fault::point(Point::MoveDone);
             }
         }
+        self.look_beside();
     }
 }
 

@@ -31,6 +31,8 @@ pub(super) struct Worker {
     next_tick_ns: u64,
     /// Where the walk over the tags goes on.
     walked: usize,
+    /// Adopted epoll sets.
+    pub(super) beside: Vec<Fd>,
     /// Adopted epoll sets that were there when the walk began: what is registered with them is moved.
     pub(super) migrating_from: Option<Vec<Fd>>,
 }
@@ -59,6 +61,7 @@ impl Worker {
             lease_ends_ns: 0,
             next_tick_ns: 0,
             walked: 0,
+            beside: Vec::new(),
             migrating_from: None,
         }
     }
@@ -70,7 +73,7 @@ impl Worker {
         self.lane.block().running.store(1, Relaxed);
         loop {
             let timeout_ms = if self.tcp.has_turns() { 0 } else { self.tick_ms() as i32 };
-            let count = self.events[0].wait(self.lane.set, timeout_ms)?;
+            let count = self.wait(timeout_ms)?;
             self.beat();
             for index in 0..count {
                 let event = self.events[0].get(index);
@@ -79,6 +82,7 @@ impl Worker {
                 }
                 self.beat_now_and_then(index);
             }
+            self.on_sets_beside();
             self.tcp.run_turns(&self.lane);
             if self.now_ns >= self.next_tick_ns {
                 self.tick();
@@ -94,7 +98,6 @@ impl Worker {
             Token::Client { .. } | Token::Upstream { .. } => self.tcp.on_event(lane, token, mask, now_ms),
             Token::UdpFlow { fd, generation } => self.udp.on_flow(lane, fd, generation, now_ms),
             Token::Listener(slot) => self.on_listener(slot, now_ms),
-            Token::Estate(index) => self.on_estate(index),
             Token::Bell => {
                 bell::silence(lane.block().bell.fd());
                 self.adopt();
@@ -134,11 +137,17 @@ impl Worker {
     }
 
     fn tick(&mut self) {
-        self.next_tick_ns = self.now_ns + self.tick_ms() * 1_000_000;
         let now_ms = self.now_ms();
         self.tcp.tick(&self.lane, now_ms);
         self.udp.tick(&self.lane);
         self.walk(now_ms);
+        self.rest_till_next_tick();
+    }
+
+    /// The next tick is a whole interval away, however long this one took: traffic comes first.
+    pub(super) fn rest_till_next_tick(&mut self) {
+        self.beat();
+        self.next_tick_ns = self.now_ns + self.tick_ms() * 1_000_000;
     }
 
     /// Looks at the next part of all tags: for flows that have been idle for too long, and for

@@ -31,8 +31,6 @@ pub enum Token {
     },
     /// The worker's bell.
     Bell,
-    /// The epoll set of a dead worker, by number of the estate.
-    Estate(u32),
 }
 
 // From the top: generation (32 bits), kind (4), slot or descriptor number (28).
@@ -49,7 +47,6 @@ impl Token {
             Self::Upstream { client, generation } => (3, client.raw() as u32, generation),
             Self::UdpFlow { fd, generation } => (4, fd.raw() as u32, generation),
             Self::Bell => (5, 0, 0),
-            Self::Estate(index) => (6, index, 0),
         };
         u64::from(generation) << 32 | u64::from(kind << INDEX_BITS | index & INDEX)
     }
@@ -65,7 +62,6 @@ impl Token {
             3 => Self::Upstream { client: fd, generation },
             4 => Self::UdpFlow { fd, generation },
             5 => Self::Bell,
-            6 => Self::Estate(index),
             _ => return None,
         })
     }
@@ -84,7 +80,6 @@ mod tests {
             Token::Upstream { client: fd, generation },
             Token::UdpFlow { fd, generation },
             Token::Bell,
-            Token::Estate(7),
         ];
         for token in tokens {
             assert_eq!(Token::decode(token.encode()), Some(token));
