@@ -290,7 +290,8 @@ impl Supervisor {
         }
         self.sweep_strays();
         self.history.put_down(self.unswept.iter().find_map(|unswept| unswept.death.number));
-        if self.unswept.is_empty() && self.has_orphans {
+        // Strays too: what waits for an heir, or is in use, is tagged with an epoch that no pool has.
+        if self.unswept.is_empty() && self.strays.is_empty() && self.has_orphans {
             self.find_orphans();
         }
     }

@@ -140,7 +140,7 @@ fn find_behind_gate(
         }
     }
     let mut found = 0;
-    for fd in suspects.iter().filter(|fd| is_nobodys(table, **fd)) {
+    for fd in suspects.iter().filter(|fd| is_nobodys(table, **fd) && !table.is_used(**fd)) {
         if time::monotonic_ms() >= limit_ms {
             return None;
         }
@@ -167,7 +167,8 @@ fn numbers_in_use(table: &Table) -> impl Iterator<Item = Fd> + use<> {
     (0..end).map(|number| Fd::from_raw(number as i32))
 }
 
-/// Open, a socket or a pipe, and tagged with no epoch that a pool has now. The supervisor's own have lower numbers or are of other kinds.
+/// Open, a socket or a pipe, and tagged with no epoch that a pool has now. The supervisor's own have
+/// lower numbers or are of other kinds.
 fn is_nobodys(table: &Table, fd: Fd) -> bool {
     let Some(tag) = table.tag(fd).map(TagCell::get) else { return false };
     let is_a_pools = |seat| table.seat(seat).epoch.load(Relaxed) == tag.epoch;

@@ -188,8 +188,11 @@ pub fn migrate(lane: &Lane, fd: Fd, from: &[Fd]) {
     let is_own = |record: &&'static Record| record.worker() == lane.worker;
     let Some(record) = lane.table.record(fd).filter(is_own) else { return };
     let token = Token::UdpFlow { fd, generation: record.generation() };
-    // EEXIST: it is there already.
-    let _ = epoll::add(lane.set, fd, epoll::IN | epoll::ERR, token.encode());
+    let mask = epoll::IN | epoll::ERR;
+    if epoll::add(lane.set, fd, mask, token.encode()).is_err() {
+        // It is there already, since this worker has watched another's flow: with its record's generation then.
+        epoll::modify(lane.set, fd, mask, token.encode());
+    }
     from.iter().for_each(|set| epoll::remove(*set, fd));
 }
 
