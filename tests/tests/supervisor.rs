@@ -23,7 +23,7 @@ fn proxy() -> Builder {
     let builder =
         Proxy::builder().listen("tcp://127.0.0.1:8080").listen("udp://127.0.0.1:8080").upstream(SERVER);
     let builder = builder.flag("--workers", "2").flag("--udp-idle", "3s");
-    builder.flag("--failback-after", "never").flag("--fence-after", "400ms")
+    builder.flag("--failback-after", "never")
 }
 
 /// Connections and a UDP flow that must not notice anything.
@@ -101,7 +101,7 @@ fn a_twin_protects_as_the_first_supervisor_did() {
     isolate();
     let _tcp = servers::Tcp::lines(SERVER, "A");
     let _udp = servers::Udp::naming(SERVER, "A");
-    let proxy = proxy().start();
+    let proxy = proxy().flag("--fence-after", "400ms").start();
     proxy.until_status("protected", Status::protected);
     let baseline = descriptors(&proxy);
     let mut clients = Clients::begin();
@@ -149,7 +149,7 @@ fn the_supervisor_dies_while_a_pool_is_taken_over() {
     isolate();
     let _tcp = servers::Tcp::lines(SERVER, "A");
     let _udp = servers::Udp::naming(SERVER, "A");
-    let proxy = proxy().start();
+    let proxy = proxy().flag("--fence-after", "400ms").start();
     proxy.until_status("protected", Status::protected);
     let baseline = descriptors(&proxy);
     let mut clients = Clients::begin();
@@ -170,12 +170,42 @@ fn the_supervisor_dies_while_a_pool_is_taken_over() {
     assert_nothing_left(&proxy, baseline);
 }
 
+/// Nobody can be left anything but the next pool of the dead one's seat, and the supervisor dies while that
+/// is to adopt it: the twin leaves alone what waits.
+#[test]
+fn the_supervisor_dies_while_a_seat_s_next_pool_has_yet_to_adopt() {
+    isolate();
+    let _tcp = servers::Tcp::lines(SERVER, "A");
+    let _udp = servers::Udp::naming(SERVER, "A");
+    let proxy = proxy().flag("--lease", "250ms").flag("--fence-after", "1m").start();
+    proxy.until_status("protected", Status::protected);
+    let baseline = descriptors(&proxy);
+    let mut clients = Clients::begin();
+    for wait_us in [0, 5_000, 10_000, 11_000, 12_000, 13_000, 15_000, 20_000] {
+        let before = proxy.until_status("protected", Status::protected);
+        signal(before.pid(STANDBY), Signal::SIGSTOP);
+        proxy.until_status("the standby is silent", |s| s.pool(STANDBY).state == "suspect");
+        signal(before.pid(PRIMARY), Signal::SIGKILL);
+        thread::sleep(Duration::from_micros(wait_us));
+        signal(before.supervisor.pid, Signal::SIGKILL);
+        signal(before.pid(STANDBY), Signal::SIGCONT);
+        succeeded(&proxy, &before);
+        let after =
+            proxy.until_status("whole", |s| s.whole() && s.pool(PRIMARY).epoch > before.pool(PRIMARY).epoch);
+        assert_eq!(after.pid(STANDBY), before.pid(STANDBY), "it was only stopped");
+        clients.go_on("waited for");
+    }
+    assert_none_lost(&proxy);
+    drop(clients);
+    assert_nothing_left(&proxy, baseline);
+}
+
 #[test]
 fn a_hung_supervisor_is_killed_by_its_twin() {
     isolate();
     let _tcp = servers::Tcp::lines(SERVER, "A");
     let _udp = servers::Udp::naming(SERVER, "A");
-    let proxy = proxy().start();
+    let proxy = proxy().flag("--fence-after", "400ms").start();
     let mut clients = Clients::begin();
     let before = proxy.until_status("protected", Status::protected);
     signal(before.supervisor.pid, Signal::SIGSTOP);
@@ -190,7 +220,7 @@ fn a_hung_supervisor_is_killed_by_its_twin() {
 fn a_killed_twin_is_replaced_and_draining_goes_on_under_the_next_supervisor() {
     isolate();
     let _tcp = servers::Tcp::lines(SERVER, "A");
-    let proxy = proxy().start();
+    let proxy = proxy().flag("--fence-after", "400ms").start();
     let mut stream = connect(at(LISTEN));
     assert!(ask_on(&mut stream, "before").answered());
     let before = proxy.until_status("protected", Status::protected);

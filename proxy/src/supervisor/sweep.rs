@@ -100,8 +100,8 @@ pub fn clear_workers(table: &Table, seat: u32) {
     }
 }
 
-/// Looks for sockets and pipes that no pool's tag names, when everything dead pools left was swept: a pool died between opening and recording them.
-/// Connections to a listener are recorded as `worker`'s, tagged with `epoch` (which nobody has) and
+/// Looks for sockets and pipes that no pool's tag names, when everything that dead pools left was swept:
+/// a pool died between opening and recording them. Connections to a listener are recorded as `worker`'s, tagged with `epoch` (which nobody has) and
 /// counted in the answer; everything else is closed. Answers `None` if a worker did not shut its
 /// window in time (it is hung in it); then it has to be tried again.
 pub fn find_orphans(table: &Table, config: &Config, worker: u32, epoch: u32) -> Option<u64> {
