@@ -19,12 +19,16 @@ use crate::{
 pub const VARIABLE: &str = "PROXY_LOG";
 
 /// Starts logging to stderr. It makes no thread and no descriptor and buffers nothing, so it works
-/// on in cloned processes. It never waits for a reader. Doing it again changes nothing.
+/// on in cloned processes. It does not wait for a reader (unless several processes fill a pipe's last page
+/// at the same moment). Doing it again changes nothing.
 pub fn init(format: Option<LogFormat>) {
     let by_device = if io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json };
     let (filter, complaint) = filter(std::env::var(VARIABLE).ok().as_deref());
     let format = format.unwrap_or(by_device);
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(move || Unwaiting { format });
+    let builder = tracing_subscriber::fmt()
+        .log_internal_errors(false)
+        .with_env_filter(filter)
+        .with_writer(move || Unwaiting { format });
     let done = match format {
         LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).finish().try_init(),
         LogFormat::Json => builder.json().flatten_event(true).finish().try_init(),
@@ -65,11 +69,13 @@ impl io::Write for Unwaiting {
         let dropped = DROPPED.load(Relaxed);
         let notice = if dropped > 0 { self.notice(dropped) } else { String::new() };
         for part in [notice.as_bytes()].into_iter().chain(line.chunks(ATOMIC)) {
-            if !poll::writable_now(Fd::from_raw(libc::STDERR_FILENO)) {
+            // A reader that has gone is an error, and no reason to go too.
+            let is_taken =
+                poll::writable_now(Fd::from_raw(libc::STDERR_FILENO)) && io::stderr().write_all(part).is_ok();
+            if !is_taken {
                 DROPPED.fetch_add(1, Relaxed);
                 return Ok(line.len());
             }
-            io::stderr().write_all(part)?;
         }
         DROPPED.fetch_sub(dropped, Relaxed);
         Ok(line.len())

@@ -334,3 +334,18 @@ fn a_log_that_nobody_reads_stops_nothing() {
         "{told}"
     );
 }
+
+/// Who read what the proxy logs has gone.
+#[test]
+fn a_log_whose_reader_has_gone_stops_nothing() {
+    isolate();
+    let _servers = both_servers();
+    let proxy = both_protocols().through(&["bash", "-c", "exec \"$0\" \"$@\" 2> >(exec true)"]).start();
+    for _ in 0..3 {
+        let before = proxy.status();
+        signal(before.pid(PRIMARY), Signal::SIGKILL);
+        proxy.until_status("taken over", |s| s.whole() && s.pool(PRIMARY).epoch > before.pool(PRIMARY).epoch);
+        assert_eq!(proxy.status().supervisor.pid, before.supervisor.pid);
+    }
+    assert!(ask_tcp(at(LISTEN), "hello", TIMEOUT).answered());
+}
