@@ -33,19 +33,19 @@ pub fn leave(setup: &Setup, seat: u32, epoch: u32, other_serves: bool) -> Vec<u3
     // Nobody has died of that epoch: if it is among what was left, it was written there in error.
     let alive = other_serves.then(|| table.seat(other(seat)).epoch.load(Relaxed));
     for worker in 0..setup.config.workers {
-        let heirs = &table.worker(heir, worker).estates;
+        let [own, others] = [seat, other(seat)].map(|seat| &table.worker(seat, worker).estates);
+        let heirs = if heir == seat { own } else { others };
         // The latest first: what its worker had adopted in part is tagged with its epoch in part.
         let latest = Left { epoch, seat, set: strip_set(setup, seat, worker, &mut used), heirs: 1 };
-        if !latest.put(heirs) {
+        if !(latest.is_in(own) || latest.is_in(others) || latest.put(heirs)) {
             refused.push(latest);
         }
         forget_set(table, seat, worker, &used);
         fault::point(Point::EstateLeft);
-        let is_earlier =
-            |cell: &&Estate| cell.stage() != EstateStage::None && cell.epoch.load(Relaxed) != epoch;
-        for cell in table.worker(seat, worker).estates.iter().filter(is_earlier) {
+        for cell in latest_first(own).into_iter().filter(|cell| cell.epoch.load(Relaxed) != epoch) {
             let left = Left::by_heir(cell, &mut used);
-            if Some(left.epoch) == alive {
+            // The other seat may have been left it by a supervisor that died before it took it from here.
+            if Some(left.epoch) == alive || left.is_in(others) {
                 cell.set_stage(EstateStage::None);
                 continue;
             }
@@ -71,12 +71,9 @@ pub fn hand_on(setup: &Setup, seat: u32) {
     let table = &setup.table;
     for worker in 0..setup.config.workers {
         let heirs = &table.worker(other(seat), worker).estates;
-        let own = table.worker(seat, worker).estates.iter();
-        let mut kept: Vec<_> = own.filter(|cell| cell.stage() != EstateStage::None).collect();
-        // The latest first, as above.
-        kept.sort_unstable_by_key(|cell| Reverse(cell.epoch.load(Relaxed)));
-        for cell in kept {
-            if Left::of(cell).put(heirs) {
+        for cell in latest_first(&table.worker(seat, worker).estates) {
+            let left = Left::of(cell);
+            if left.is_in(heirs) || left.put(heirs) {
                 cell.set_stage(EstateStage::None);
             }
         }
@@ -90,7 +87,11 @@ pub fn close_moved(table: &Table) {
     for cell in cells.filter(|cell| cell.stage() == EstateStage::Moved) {
         let set = cell.set.fd();
         cell.set_stage(EstateStage::None);
-        close(set);
+        // It may be a dying worker that has written here.
+        let used: Vec<Fd> = (0..SEATS as u32).flat_map(|seat| sets_in_use(table, seat)).collect();
+        if is_abandoned(set, "eventpoll", &used) {
+            close(set);
+        }
     }
 }
 
@@ -151,15 +152,20 @@ impl Left {
         Self { heirs, set: believe(left.set, used), ..left }
     }
 
-    /// Puts it into a list, unless it is there. Answers whether it is then.
-    fn put(&self, cells: &[Estate]) -> bool {
-        let is_this = |cell: &Estate| {
+    /// Whether it is in a list.
+    fn is_in(&self, cells: &[Estate]) -> bool {
+        cells.iter().filter(|cell| cell.stage() != EstateStage::None).any(|cell| {
             let other = Self::of(cell);
+            // A number that is in use is no longer believed when the step is done again.
             let is_set = other.set == self.set || self.set.raw() == 0;
-            cell.stage() != EstateStage::None && other.epoch == self.epoch && is_set
-        };
+            other.epoch == self.epoch && is_set
+        })
+    }
+
+    /// Puts it into a list. Answers whether there was room.
+    fn put(&self, cells: &[Estate]) -> bool {
         let is_room = |cell: &Estate| cell.leave(self.epoch, self.seat, self.set, self.heirs);
-        cells.iter().any(is_this) || (self.heirs <= MOST_HEIRS && cells.iter().any(is_room))
+        self.heirs <= MOST_HEIRS && cells.iter().any(is_room)
     }
 
     /// Leaves it where it is, to the next pool of the same seat. Answers whether it may be.
@@ -169,6 +175,13 @@ impl Left {
         cell.set_stage(EstateStage::Left);
         self.heirs <= MOST_HEIRS
     }
+}
+
+/// What is in a list, the latest first.
+fn latest_first(cells: &'static [Estate]) -> Vec<&'static Estate> {
+    let mut all: Vec<_> = cells.iter().filter(|cell| cell.stage() != EstateStage::None).collect();
+    all.sort_unstable_by_key(|cell| Reverse(cell.epoch.load(Relaxed)));
+    all
 }
 
 /// The epoll sets and bells of a seat's living workers, and the sets that they were left.

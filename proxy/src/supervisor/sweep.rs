@@ -151,6 +151,9 @@ fn find_behind_gate(
             }
             _ => {
                 break_off(*fd);
+                if let Some(cell) = table.tag(*fd) {
+                    cell.set(Tag::FREE);
+                }
                 close(*fd);
             }
         }
