@@ -3,6 +3,8 @@
 
 use std::{io, sync::atomic::Ordering::Relaxed, time::Duration};
 
+use proxy_common::lease::SEATS;
+
 use crate::{
     fault::{self, Point},
     relay::{token::Token, udp},
@@ -49,6 +51,7 @@ impl Worker {
 
     fn adopt_flows(&mut self, dead: &[u32]) {
         let now_ms = self.now_ms();
+        let overwritten = self.overwritten();
         for (number, cell) in self.lane.table.tags().iter().enumerate() {
             let (fd, tag) = (Fd::from_raw(number as i32), cell.get());
             if !dead.contains(&tag.epoch) {
@@ -61,12 +64,27 @@ impl Worker {
             };
             if let Some(state) = adopted {
                 self.lane.block().adopted[state as usize].add(1);
+                if overwritten.contains(&tag.epoch) {
+                    self.tcp.wake(&self.lane, fd);
+                }
                 if !self.has_set(tag.epoch) {
                     self.migrate(fd, tag.kind, &[]);
                 }
             }
             self.beat_now_and_then(number);
         }
+    }
+
+    /// Dead epochs whose event buffers another pool has had since: it could not wait for this worker any
+    /// longer. (This worker's own seat's are as its predecessor left them.)
+    fn overwritten(&self) -> Vec<u32> {
+        let estates = self.lane.block().estates.iter().filter(|estate| estate.stage() == EstateStage::Left);
+        let is_past = |estate: &&Estate| {
+            let (seat, epoch) = (estate.seat.load(Relaxed), estate.epoch.load(Relaxed));
+            let is_other = seat != self.lane.seat && (seat as usize) < SEATS;
+            is_other && self.lane.table.seat(seat).epoch.load(Relaxed) != epoch
+        };
+        estates.filter(is_past).map(|estate| estate.epoch.load(Relaxed)).collect()
     }
 
     /// Whether the events of an epoch's flows come by an epoll set that was left with them.
@@ -81,7 +99,7 @@ impl Worker {
     /// connecting asks the socket before it believes an event.
     fn replay(&mut self, estate: &Estate) {
         let seat = estate.seat.load(Relaxed);
-        if seat as usize >= proxy_common::lease::SEATS {
+        if seat as usize >= SEATS {
             return;
         }
         for buffer in self.lane.table.events(seat, self.lane.worker) {

@@ -105,6 +105,17 @@ impl Tcp {
         state
     }
 
+    /// Gives both halves of an adopted connection a turn: what its dead worker was told of it is not known.
+    pub fn wake(&mut self, lane: &Lane, client: Fd) {
+        let Some(record) = lane.table.record(client).filter(|record| record.state() == State::Established)
+        else {
+            return;
+        };
+        for direction in Direction::BOTH {
+            self.turns.push(Turn { client, generation: record.generation(), direction });
+        }
+    }
+
     /// Compares the stream positions of an adopted connection, once. Answers false if they do not
     /// agree; then it was reset: a broken connection is better than a corrupt one.
     pub(super) fn audit(&mut self, lane: &Lane, client: Fd, record: &'static Record) -> bool {
