@@ -233,8 +233,12 @@ fn a_killed_twin_is_replaced_and_draining_goes_on_under_the_next_supervisor() {
     let stop = proxy.verb_command(&["stop"]).spawn().expect("start proxy stop");
     let mut stop = proxy_tests::process::Guard(stop);
     proxy.until_status("draining", |s| s.draining == "draining");
+    // As if the whole group were told to end: to the twin it must not look like a second order.
+    let twin = proxy.until_status("protected", Status::protected).supervisor.twin_pid;
+    signal(twin.expect("twin"), Signal::SIGTERM);
     let heir = succeed(&proxy, Signal::SIGKILL);
     assert_eq!(heir.draining, "draining");
+    assert!(!proxy.log().contains("cannot be refused"), "{}", proxy.log());
     assert_eq!(ask_tcp(at(LISTEN), "new", TIMEOUT), Outcome::Refused);
     assert!(ask_on(&mut stream, "old").answered());
     drop(stream);

@@ -91,10 +91,10 @@ impl Steering {
     }
 
     /// Forgets a socket that [`Self::place`] made known, before it is closed. (The kernel takes a
-    /// closed socket out of its slot, but its cookie stays.)
+    /// closed socket out of its slot, but its cookie stays.) One that is not known is no error.
     ///
     /// # Errors
-    /// The socket was not placed.
+    /// The maps cannot be changed.
     pub fn remove(
         &mut self,
         socket: BorrowedFd<'_>,
@@ -105,8 +105,9 @@ impl Steering {
         let index = slot::index(listener, seat, worker, self.workers);
         let cookie = cookie(socket)?;
         let what = || format!("remove the socket of listener {listener}, seat {seat}, worker {worker}");
-        self.listeners()?.remove(&cookie).map_err(|error| SteeringError::of_map(what(), error))?;
-        self.sockets()?.clear_index(&index).map_err(|error| SteeringError::of_map(what(), error))
+        let forgotten = [self.listeners()?.remove(&cookie), self.sockets()?.clear_index(&index)];
+        let errors = forgotten.into_iter().filter_map(Result::err).filter(|error| !is_absence(error));
+        errors.map(|error| SteeringError::of_map(what(), error)).next().map_or(Ok(()), Err)
     }
 
     /// Lets the program steer the socket's whole reuseport group, from the next packet on. It
@@ -187,6 +188,14 @@ impl Steering {
     fn program(&self) -> Result<&SkReuseport, SteeringError> {
         let program = self.bpf.program(abi::PROGRAM).ok_or(ProgramError::NotLoaded);
         program.and_then(TryInto::try_into).map_err(SteeringError::of_program)
+    }
+}
+
+fn is_absence(error: &MapError) -> bool {
+    match error {
+        MapError::KeyNotFound | MapError::ElementNotFound => true,
+        MapError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::ENOENT),
+        _ => false,
     }
 }
 

@@ -26,15 +26,15 @@ pub enum Who {
 /// The dead whose ending was not told yet, and endings of whom nobody knows yet that they are dead.
 #[derive(Default)]
 pub struct Corpses {
-    dead: Vec<(Who, i32, u64)>,
+    dead: Vec<(Who, Child, u64)>,
     endings: Vec<(i32, Ending)>,
 }
 
 impl Corpses {
-    /// A child is seen dead. Its descriptor is closed.
+    /// A child is seen dead. Its descriptor is closed when [`Self::tell`] tells of it: until the flow table
+    /// has forgotten the child, its number may be nobody else's.
     pub fn add(&mut self, who: Who, child: Child, now: u64) {
-        process::forget(child);
-        self.dead.push((who, child.pid, now));
+        self.dead.push((who, child, now));
     }
 
     /// A signal tells how a child ended.
@@ -45,15 +45,18 @@ impl Corpses {
         self.endings.push((pid, ending));
     }
 
-    /// Logs the deaths whose ending is known, or never will be.
+    /// Logs the deaths whose ending is known, or never will be. To be called when no cell of the flow
+    /// table names the dead.
     pub fn tell(&mut self, now: u64, history: &History) {
         let endings = &mut self.endings;
-        self.dead.retain(|(who, pid, since)| {
-            let ending = endings.iter().position(|(of, _)| of == pid).map(|index| endings.remove(index).1);
+        self.dead.retain(|(who, child, since)| {
+            let place = endings.iter().position(|(pid, _)| *pid == child.pid);
+            let ending = place.map(|index| endings.remove(index).1);
             if ending.is_none() && now - since < PATIENCE {
                 return true;
             }
-            tell(*who, *pid, ending.unwrap_or(Ending::Unknown), history);
+            process::forget(*child);
+            tell(*who, child.pid, ending.unwrap_or(Ending::Unknown), history);
             false
         });
     }

@@ -12,6 +12,7 @@ use crate::{
 
 use super::{
     corpses::{Corpses, Who},
+    seats,
     setup::Setup,
 };
 
@@ -46,8 +47,8 @@ impl Control {
         if let Some(child) = self.child
             && process::is_dead(child, std::time::Duration::ZERO)
         {
-            corpses.add(Who::Control, child, now);
             setup.table.supervisor().control.clear();
+            corpses.add(Who::Control, child, now);
             self.child = None;
         }
         let may_start = self.started_at == 0 || now - self.started_at >= RESPAWN;
@@ -70,7 +71,10 @@ impl Control {
         };
         forget_orders(setup);
         let block = setup.table.supervisor();
-        match process::clone_sharing_files(|| control::run(context)) {
+        let parent = std::process::id() as i32;
+        let life =
+            || if seats::announce(&setup.table, &block.control, parent) { control::run(context) } else { 1 };
+        match process::clone_sharing_files(life) {
             Ok(child) => {
                 if self.started_at > 0 {
                     block.control_restarts.add(1);

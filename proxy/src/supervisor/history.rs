@@ -2,7 +2,8 @@
 //!
 //! Workers count what they adopt and lose for all takeovers together. What was counted since the last
 //! look is put down to the oldest takeover that goes on, or if none does to the last one (an idle
-//! connection is audited later than adopted). So the takeovers' numbers add up to the metrics'; of
+//! connection is audited later than adopted). So the takeovers' numbers add up to the metrics'
+//! (but for what was not put down when the supervisor died); of
 //! takeovers that overlap one may show what is another's.
 
 use std::time::{SystemTime, UNIX_EPOCH};

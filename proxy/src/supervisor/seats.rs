@@ -24,7 +24,7 @@ use crate::{
         process::{self, Child},
         socket, time,
     },
-    table::{Gauge, NumberCell, Table},
+    table::{ChildCell, Gauge, NumberCell, Table},
 };
 
 use super::{
@@ -68,10 +68,9 @@ impl Seats {
         };
         setup.steering.liveness().expire(seat);
         let parent = std::process::id() as i32;
-        let child =
-            process::clone_sharing_files(
-                || if announce(&setup.table, seat, parent) { pool.run() } else { 1 },
-            )?;
+        let child = process::clone_sharing_files(|| {
+            if announce(&setup.table, &block.child, parent) { pool.run() } else { 1 }
+        })?;
         self.children[seat as usize] = Some(child);
         block.child.set(child);
         if epoch > SEATS as u32 {
@@ -111,13 +110,13 @@ pub fn new_epoch(table: &Table) -> u32 {
     table.supervisor().epochs.fetch_add(1, Relaxed) + 1
 }
 
-/// A newborn pool says that it is there, for its parent may die before it does. Answers whether its
-/// parent is the supervisor still: another one would put a pool of its own into the seat, unless it
-/// knows of this one. Both sides store and then load, so one of them sees the other.
-fn announce(table: &Table, seat: u32, parent: i32) -> bool {
-    table.seat(seat).child.set_pid(std::process::id() as i32);
+/// A newborn pool or control says that it is there, for its parent may die before it does. Answers whether
+/// it may go on: its parent is the supervisor still, and there is no other by now. A new supervisor clones
+/// one of its own, unless it knows of this one; both sides store and then load, so one sees the other.
+pub fn announce(table: &Table, cell: &ChildCell, parent: i32) -> bool {
+    let is_noted = cell.claim(std::process::id() as i32);
     fence(SeqCst);
-    table.supervisor().pid.get() == parent
+    is_noted && table.supervisor().pid.get() == parent
 }
 
 /// Makes what a pool's workers are given: epoll sets with the seat's listening sockets, bells, pipes.

@@ -25,7 +25,7 @@ use crate::{
         Fd,
         fd::{self, close},
         process::{self, Child},
-        time,
+        signal, time,
     },
     table::{ChildCell, Estate, EstateStage, Kind, PoolState, Table, Tag},
 };
@@ -76,8 +76,8 @@ impl Supervisor {
         if let Some(twin) = self.twin.child
             && process::is_dead(twin, Duration::ZERO)
         {
-            self.corpses.add(Who::Twin, twin, now);
             cell.clear();
+            self.corpses.add(Who::Twin, twin, now);
             self.twin.child = None;
         }
         let may_start = self.twin.started_at == 0 || now - self.twin.started_at >= RESPAWN;
@@ -147,6 +147,10 @@ impl Supervisor {
         self.seats.children = [PRIMARY, STANDBY].map(|seat| resume(&table.seat(seat).child));
         self.control = Control::resume(resume(&block.control), now);
         self.drain = Drain::resume(&mut self.setup);
+        if self.drain.is_stopping() {
+            // A signal to the whole group came to the twin too. It is not the second one.
+            while signal::next(self.setup.signals).is_some() {}
+        }
         self.history = History::new(table);
         self.deaths = [Death::default(); SEATS];
         self.fenced_at = [0; SEATS];

@@ -9,7 +9,7 @@ use super::{Fd, check, fd::close, poll};
 pub struct Child {
     /// Process number.
     pub pid: i32,
-    /// pidfd_open(2); closed by [`reap`].
+    /// pidfd_open(2); closed by [`reap`] or [`forget`].
     pub pidfd: Fd,
 }
 

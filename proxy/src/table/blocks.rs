@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{
     AtomicI32, AtomicU32, AtomicU64,
-    Ordering::{Acquire, Release},
+    Ordering::{AcqRel, Acquire, Release},
 };
 
 use zerocopy::{FromZeros, KnownLayout};
@@ -177,9 +177,13 @@ impl ChildCell {
         self.pid.set(child.pid);
     }
 
-    /// Notes the number alone: what a newborn pool knows of itself.
-    pub fn set_pid(&self, pid: i32) {
-        self.pid.set(pid);
+    /// Notes the number alone, which is what a newborn knows of itself. Answers false if another child is
+    /// noted.
+    pub fn claim(&self, pid: i32) -> bool {
+        match self.pid.0.compare_exchange(0, pid, AcqRel, Acquire) {
+            Ok(_) => true,
+            Err(noted) => noted == pid,
+        }
     }
 
     /// Forgets it.
@@ -299,8 +303,9 @@ impl SeatBlock {
     }
 }
 
-/// Written by the worker, but for `epoll` and `bell`, which the supervisor sets before it clones the pool, and
-/// `pipe_gifts` and `pipes_wanted`, by which the two pass pipes on. Of a dead pool, the supervisor clears it.
+/// Written by the worker, but for `epoll` and `bell`, which the supervisor sets before it clones the pool;
+/// `pipe_gifts` and `pipes_wanted`, by which the two pass pipes on; and `estates`, which the supervisor fills
+/// in and the worker works off. Of a dead pool, the supervisor clears it.
 #[repr(C, align(128))]
 #[derive(Debug, FromZeros, KnownLayout)]
 pub struct WorkerBlock {
