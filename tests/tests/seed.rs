@@ -1,4 +1,4 @@
-//! The seed experiment: 100 small requests one after the other, the primary stopped half-way.
+//! The seed experiment: 100 small requests, the primary stopped half-way.
 //!
 //! A pool that is stopped still has its sockets, and the kernel still fills their queues. On plain
 //! `SO_REUSEPORT` every request that the hash sends there goes unanswered: that is the control arm
@@ -6,6 +6,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -91,7 +92,7 @@ fn udp_over_ipv6() {
     });
 }
 
-/// Both arms at once: the control arm waits a second for every request that it loses.
+/// Both arms at once.
 fn experiment(setting: &Setting) {
     thread::scope(|scope| {
         let control = scope.spawn(|| without_program(setting));
@@ -104,22 +105,34 @@ fn experiment(setting: &Setting) {
     });
 }
 
-/// The experiment: so many requests, `stop` called half-way.
-fn hundred(setting: &Setting, listen: &str, stop: impl FnOnce()) -> Tally {
-    let address = net::at(listen);
-    let mut tally = Tally::default();
-    let mut request = |number: usize| {
-        let start = Instant::now();
-        let outcome = (setting.ask)(address, &format!("request {number}"), TIMEOUT);
-        if let Outcome::Answered(answer) = &outcome {
-            assert!(answer.ends_with(&format!(" request {number}")), "answer: {answer}");
+/// One request: how it ended, and how long that took.
+fn request(setting: &Setting, listen: &str, number: usize) -> (Outcome, Duration) {
+    let start = Instant::now();
+    let outcome = (setting.ask)(net::at(listen), &format!("request {number}"), TIMEOUT);
+    if let Outcome::Answered(answer) = &outcome {
+        assert!(answer.ends_with(&format!(" request {number}")), "answer: {answer}");
+    }
+    (outcome, start.elapsed())
+}
+
+/// Requests one after the other.
+fn in_turn(setting: &Setting, listen: &str, numbers: Range<usize>, tally: &mut Tally) {
+    for number in numbers {
+        let (outcome, took) = request(setting, listen, number);
+        tally.add(&outcome, took);
+    }
+}
+
+/// Requests at once, for those that are lost wait a second each.
+fn at_once(setting: &Setting, listen: &str, numbers: Range<usize>, tally: &mut Tally) {
+    thread::scope(|scope| {
+        let asking: Vec<_> =
+            numbers.map(|number| scope.spawn(move || request(setting, listen, number))).collect();
+        for thread in asking {
+            let (outcome, took) = thread.join().expect("a request");
+            tally.add(&outcome, took);
         }
-        tally.add(&outcome, start.elapsed());
-    };
-    (0..HALF).for_each(&mut request);
-    stop();
-    (HALF..REQUESTS).for_each(&mut request);
-    tally
+    });
 }
 
 fn with_proxy(setting: &Setting) -> Tally {
@@ -135,7 +148,10 @@ fn with_proxy(setting: &Setting) -> Tally {
     let before = proxy.status();
     assert!(before.serves(PRIMARY), "{before:?}");
     let primary = before.pid(PRIMARY);
-    let tally = hundred(setting, setting.listen, || signal(primary, Signal::SIGSTOP));
+    let mut tally = Tally::default();
+    in_turn(setting, setting.listen, 0..HALF, &mut tally);
+    signal(primary, Signal::SIGSTOP);
+    in_turn(setting, setting.listen, HALF..REQUESTS, &mut tally);
     let after = proxy.until_status("the stopped primary is suspect", |status| {
         status.pool(PRIMARY).state == "suspect" && status.serves(STANDBY)
     });
@@ -179,7 +195,11 @@ fn assert_workers(metrics: &Metrics, listener: &str) {
 fn without_program(setting: &Setting) -> Tally {
     let primary = plain_pool(setting, PRIMARY);
     let _standby = plain_pool(setting, STANDBY);
-    hundred(setting, setting.plain, || signal(primary.pid(), Signal::SIGSTOP))
+    let mut tally = Tally::default();
+    in_turn(setting, setting.plain, 0..HALF, &mut tally);
+    signal(primary.pid(), Signal::SIGSTOP);
+    at_once(setting, setting.plain, HALF..REQUESTS, &mut tally);
+    tally
 }
 
 /// Starts a process of the control arm and waits until it listens.
