@@ -220,12 +220,13 @@ impl World {
         signal(self.proxy.pid(self.faults[1].seat), Signal::SIGCONT);
     }
 
-    /// All who were to die are dead, and what they left is adopted and swept.
+    /// All who were to die are dead, and what they left is adopted and swept. How they ended is not always
+    /// known: the signals of two deaths at once are one.
     #[track_caller]
     fn until_buried(&self) {
         let deaths = self.faults.iter().filter(|fault| !fault.stops).count();
         until_true("the supervisor has buried them", || {
-            self.proxy.log().matches("signal 9").count() == deaths
+            self.proxy.log().matches("pool died").count() == deaths
         });
     }
 
