@@ -37,7 +37,7 @@ const STOCK: f64 = 32.0;
 /// Environment variable: runs only the cases whose faults contain this.
 const ONLY: &str = "MATRIX_ONLY";
 /// Cases at a time: they wait more than they work.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 8;
 
 type Scenario = fn(&World);
 type Servers = &'static [&'static str];
@@ -194,7 +194,7 @@ impl World {
         let builder = builder.listen("tcp://127.0.0.1:8080");
         let builder = upstreams.iter().fold(builder, |builder, server| builder.upstream(server));
         let builder = builder.flag("--workers", "1").flag("--failback-after", "never");
-        let proxy = builder.flag("--lease", "200ms").flag("--fence-after", "10s").start();
+        let proxy = builder.flag("--lease", "400ms").flag("--fence-after", "10s").start();
         if carrier == STANDBY {
             proxy.verb(&["failover"]).says(0, &[]);
             proxy.until_status("the standby serves", |status| status.serves(STANDBY));
