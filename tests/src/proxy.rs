@@ -211,10 +211,12 @@ impl Proxy {
         let mut child = self.child.lock().expect("lock");
         let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
         if matches!(child.try_wait(), Ok(None)) {
-            for _ in 0..2 {
+            // The first one drains, the next one ends it; two that are pending at once would be one.
+            let mut ends_within = |at_most| {
                 let _ = nix::sys::signal::kill(pid, Signal::SIGTERM);
-            }
-            if wait_for(&mut child, Duration::from_secs(5)).is_none() {
+                wait_for(&mut child, at_most).is_some()
+            };
+            if !ends_within(Duration::from_millis(200)) && !ends_within(Duration::from_secs(5)) {
                 eprintln!("the supervisor does not end on SIGTERM: killing it");
                 kill_with_children(pid.as_raw());
                 let _ = child.wait();
