@@ -137,7 +137,10 @@ impl Builder {
     /// Starts it and waits until both pools are ready.
     #[track_caller]
     pub fn start(self) -> Proxy {
-        let child = self.run_command().stderr(Stdio::piped()).spawn().expect("start proxy");
+        let mut command = self.run_command();
+        // It says nothing there, and whoever waits for this process's output would wait for it too.
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let child = command.spawn().expect("start proxy");
         let proxy = Proxy::new(child, self.control_path(), self.directory);
         proxy.wait_ready();
         proxy

@@ -1,12 +1,13 @@
 //! The proxy under test: wait until it is ready, look at it, hurt it, and be sure that nothing of
 //! it is left in the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 use std::os::fd::OwnedFd;
+use std::panic;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -19,10 +20,34 @@ use crate::net::at;
 use crate::process::{children, kill_with_children, signal, signal_thread, threads, wait_for};
 use crate::status::Status;
 use crate::sys;
-use crate::wait::{until, until_true};
+use crate::wait::{DEADLINE, until, until_true};
 
 /// Where the tests' proxies export their metrics.
 pub const METRICS: &str = "127.0.0.1:9100";
+
+/// Control sockets of the proxies that were started and not ended yet.
+static LIVE: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+/// From now on a panic stops all proxies before it aborts: where no destructor runs, their twins would take
+/// over from the supervisors that die with this process.
+pub fn stop_all_on_panic() {
+    let tell = panic::take_hook();
+    panic::set_hook(Box::new(move |what| {
+        tell(what);
+        let live = LIVE.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        live.iter().for_each(|control| stop_now(control));
+    }));
+}
+
+/// Stops a proxy in a panic, where nothing may panic.
+fn stop_now(control: &Path) {
+    let mut command = Command::new(binary());
+    command.args(["stop", "--now", "--control"]).arg(control).stdin(Stdio::null()).stdout(Stdio::null());
+    match command.spawn().map(|mut child| wait_for(&mut child, DEADLINE)) {
+        Ok(Some(status)) if status.success() => eprintln!("stopped the proxy at {}", control.display()),
+        other => eprintln!("the proxy at {} may be left: {other:?}", control.display()),
+    }
+}
 
 /// Collects what the process logs, for as long as anybody holds its standard error.
 fn capture(child: &mut Child) -> Arc<Mutex<String>> {
@@ -56,6 +81,7 @@ impl Proxy {
     }
 
     pub(crate) fn new(mut child: Child, control: PathBuf, directory: TempDir) -> Self {
+        LIVE.lock().expect("lock").insert(control.clone());
         let log = capture(&mut child);
         let child = Mutex::new(child);
         Self { control, child, log, seen: Mutex::default(), _directory: directory }
@@ -226,6 +252,7 @@ impl Proxy {
             // Fails for those that are dead, which should be all.
             let _ = sys::pidfd_kill(pidfd, Signal::SIGKILL);
         }
+        LIVE.lock().expect("lock").remove(&self.control);
     }
 }
 

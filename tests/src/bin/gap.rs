@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use clap::Parser;
 use proxy_tests::gap::{self, Settings, echo};
+use proxy_tests::proxy::stop_all_on_panic;
 
 /// Takeovers with many idle connections: how long active ones wait, and what it all takes in memory
 #[derive(Parser)]
@@ -29,6 +30,7 @@ fn main() -> std::io::Result<()> {
     if let Some(address) = serve {
         return echo::serve(address);
     }
+    stop_all_on_panic();
     for connections in [connections, (connections / 10).max(active)] {
         gap::run(&Settings { connections, active, kills });
     }

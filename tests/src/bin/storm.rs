@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use proxy_tests::net::isolate;
+use proxy_tests::proxy::stop_all_on_panic;
 use proxy_tests::storm::{self, Settings};
 
 /// Verified traffic through a proxy whose processes are killed, stopped and blocked
@@ -27,6 +28,7 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let Arguments { seed, minutes, clients, flows } = Arguments::parse();
+    stop_all_on_panic();
     isolate();
     let lasts = Duration::from_secs_f64(minutes * 60.0);
     let report = storm::run(&Settings { seed, lasts, clients, flows });
