@@ -1,7 +1,8 @@
 //! A control group that gives its processes little processor time: by version 2 of the interface
 //! where its `cpu` controller can be had, else by version 1 (cgroups(7)).
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -18,11 +19,10 @@ impl Throttle {
     #[track_caller]
     pub fn new(quota_us: u32, period_us: u32) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let is_v2 = has_v2();
-        let root = Path::new(ROOT).join(if is_v2 { "" } else { "cpu" });
+        let (root, is_v2) = root();
         let name = format!("proxy-test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::SeqCst));
         let group = root.join(name);
-        fs::create_dir(&group).expect("make a control group (needs root, and a cpu controller)");
+        fs::create_dir(&group).unwrap_or_else(|error| panic!("make {}: {error}", group.display()));
         let throttle = Self { root, group };
         if is_v2 {
             throttle.set("cpu.max", &format!("{quota_us} {period_us}"));
@@ -67,7 +67,31 @@ impl Drop for Throttle {
     }
 }
 
-fn has_v2() -> bool {
-    let delegated = fs::read_to_string(Path::new(ROOT).join("cgroup.subtree_control"));
+/// The group that new ones are made in, and whether it is of version 2.
+#[track_caller]
+fn root() -> (PathBuf, bool) {
+    let (two, one) = (Path::new(ROOT), Path::new(ROOT).join("cpu"));
+    if has_cpu(two) {
+        return (two.to_owned(), true);
+    }
+    if one.join("cpu.cfs_quota_us").exists() {
+        return (one, false);
+    }
+    let control = two.join("cgroup.subtree_control");
+    let opened = File::options().write(true).open(&control);
+    let error = opened.and_then(|mut file| file.write_all(b"+cpu")).err();
+    assert!(
+        has_cpu(two),
+        "no processor time can be withheld ({error:?}): as root, mount cgroup2 at {ROOT} and write +cpu to {}, or \
+         mount the cpu controller of version 1 at {}",
+        control.display(),
+        one.display(),
+    );
+    (two.to_owned(), true)
+}
+
+/// Whether groups in this one, of version 2, have the `cpu` controller.
+fn has_cpu(group: &Path) -> bool {
+    let delegated = fs::read_to_string(group.join("cgroup.subtree_control"));
     delegated.is_ok_and(|controllers| controllers.split_whitespace().any(|name| name == "cpu"))
 }
