@@ -149,6 +149,9 @@ fn workers_that_begin_one_key_at_once_agree_on_one_flow() {
         }
     });
     for flows in &seen.lock().unwrap()[1..] {
-        assert!(flows.iter().all(|flow| flow.is_some() && *flow == flows[0]), "{flows:?}");
+        // One may give up, for it does not wait; the others agree, and it finds their flow afterwards.
+        let mut found = flows.iter().flatten();
+        let flow = found.next().expect("not everybody gives up");
+        assert!(found.all(|other| other == flow), "{flows:?}");
     }
 }
