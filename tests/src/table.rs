@@ -81,6 +81,29 @@ impl FlowTable {
         self.file.write_all_at(&bytes, range.start as u64).expect("write");
     }
 
+    /// The cells of the index of UDP flows.
+    pub fn cells(&self) -> Vec<u64> {
+        let mut bytes = vec![0; self.index_bytes()];
+        self.file.read_exact_at(&mut bytes, self.index_offset()).expect("read");
+        bytes.chunks_exact(8).map(|cell| u64::from_ne_bytes(cell.try_into().expect("8 bytes"))).collect()
+    }
+
+    /// Overwrites them with what is made of each.
+    pub fn write_cells(&self, spoil: impl FnMut(u64) -> u64) {
+        let bytes: Vec<u8> = self.cells().into_iter().map(spoil).flat_map(u64::to_ne_bytes).collect();
+        self.file.write_all_at(&bytes, self.index_offset()).expect("write");
+    }
+
+    /// The cells are twice as many as descriptors, rounded up to a power of two.
+    fn index_bytes(&self) -> usize {
+        (2 * self.table.dimensions().descriptors).next_power_of_two() * size_of::<u64>()
+    }
+
+    /// The index is the last part of the table.
+    fn index_offset(&self) -> u64 {
+        self.file.metadata().expect("size").len() - self.index_bytes() as u64
+    }
+
     /// Overwrites a tag.
     #[track_caller]
     pub fn write_tag(&self, fd: Fd, word: u32) {
