@@ -26,6 +26,8 @@ const SERVER: &str = "127.0.0.1:9001";
 const PAIRS: usize = 20;
 /// Bytes that are written at a time to fill a connection.
 const STEP: usize = 64 << 10;
+/// Steps between two looks.
+const STEPS: usize = 4;
 
 /// Both ends of a connection, and the number of its client descriptor in the proxy.
 struct Pair {
@@ -52,7 +54,8 @@ impl Scene {
         let datagrams = servers::Udp::naming(SERVER, "A");
         let builder = Proxy::builder().listen("tcp://127.0.0.1:8080").listen("udp://127.0.0.1:8080");
         let builder = builder.upstream(SERVER).flag("--workers", "2").flag("--failback-after", "never");
-        let proxy = builder.start();
+        // A lease is also how long registrations wait to be moved.
+        let proxy = builder.flag("--lease", "400ms").flag("--fence-after", "10s").start();
         let table = FlowTable::of(&proxy, [2, 2, 1]);
         let own: Vec<Fd> = table.all(Kind::Supervisor);
         let all = numbers(proxy.supervisor());
@@ -93,8 +96,11 @@ impl Scene {
             if self.table.record(pair.number).holder(Direction::Up) != Holder::None {
                 still += 1;
             } else {
-                pair.ends[0].write_all(pattern::from(sent, STEP)).expect("write");
-                (sent, still) = (sent + STEP, 0);
+                for _ in 0..STEPS {
+                    pair.ends[0].write_all(pattern::from(sent, STEP)).expect("write");
+                    sent += STEP;
+                }
+                still = 0;
             }
             still >= 10
         });
@@ -116,6 +122,8 @@ impl Scene {
         let (mut pairs, flows) = self.busy();
         let lost_before = self.lost();
         signal(before.pid(&seat), Signal::SIGSTOP);
+        let owner = self.table.tag(pairs[victim].number).get().epoch;
+        assert_eq!(u64::from(owner), before.pool(&seat).epoch, "{what}: the victim is the dying pool's");
         spoil(self, &pairs);
         signal(before.pid(&seat), Signal::SIGKILL);
         let after = self.proxy.until_status("taken over", |s| {
