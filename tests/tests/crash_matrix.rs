@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use proxy_tests::clients::connect;
+use proxy_tests::clients::{Outcome, Udp, connect, udp};
 use proxy_tests::net::{at, isolate};
 use proxy_tests::process::signal;
 use proxy_tests::proxy::Proxy;
@@ -138,6 +138,18 @@ const MATRIX: &[(&str, Servers, Scenario)] = &[
     ("A:fill.filled:2,B:estate.left:1", ONE, life),
     ("A:close.forgotten:1,B:sweep.cutting:1", ONE, last_words),
     ("A:close.forgotten:1,B:sweep.cut:1", ONE, last_words),
+    ("A:udp.taken:1", ONE, datagrams),
+    ("A:udp.opened:1", ONE, datagrams),
+    ("A:udp.recorded:1", ONE, datagrams),
+    ("A:udp.added:1", ONE, datagrams),
+    ("A:udp.tagged:1", ONE, datagrams),
+    ("A:udp.entered:1", ONE, datagrams),
+    ("A:udp.sent:1", ONE, datagrams),
+    ("A:udp.sent:5", ONE, datagrams),
+    ("A:udp.removed:1", ONE, a_flow_that_ends),
+    ("A:udp.freed:1", ONE, a_flow_that_ends),
+    ("A:udp.sent:5,B:udp.adopted:1", ONE, datagrams),
+    ("A:udp.tagged:1,B:udp.adopted:1", ONE, datagrams),
     ("A:accept.taken:1,B:sweep.listed:1", ONE, life),
     ("A:accept.taken:1,B:sweep.gated:1", ONE, life),
     ("A:accept.taken:1,B:sweep.found:1", ONE, life),
@@ -191,7 +203,8 @@ impl World {
         });
         let (server, accepted) = servers::Tcp::handing_over(SERVER);
         let builder = Proxy::builder().binary(&faulty::binary()).env(faulty::VARIABLE, &armed.join(","));
-        let builder = builder.listen("tcp://127.0.0.1:8080");
+        let builder = builder.listen("tcp://127.0.0.1:8080").listen("udp://127.0.0.1:8080");
+        let builder = builder.flag("--udp-idle", "1s");
         let builder = upstreams.iter().fold(builder, |builder, server| builder.upstream(server));
         let builder = builder.flag("--workers", "1").flag("--failback-after", "never");
         let proxy = builder.flag("--lease", "400ms").flag("--fence-after", "10s").start();
@@ -321,6 +334,40 @@ fn converse(world: &World, clients: Vec<TcpStream>, length: usize, wait: impl Fn
         assert_eq!(reader.join().expect("the reader").expect("an end, no reset"), length);
     }
     tellers.into_iter().for_each(|teller| teller.join().expect("the teller"));
+}
+
+/// A client's datagrams, until all have died who are to, and some more: whatever is answered comes from
+/// one port. (The datagrams in a pool's hand at its death are lost.)
+fn datagrams(world: &World) {
+    let _server = servers::Udp::naming(SERVER, "A");
+    let client = udp(at(LISTEN));
+    let mut ports = Vec::new();
+    let mut ask = || ports.extend(port(&client));
+    until_true("all have died", || {
+        ask();
+        (0..world.faults.len()).all(|fault| world.has_struck(fault))
+    });
+    world.until_buried();
+    (0..5).for_each(|_| ask());
+    assert!(ports.len() >= 5 && ports.iter().all(|port| *port == ports[0]), "{ports:?}");
+}
+
+/// A flow that is idle for long enough to end, and another of the same client.
+fn a_flow_that_ends(world: &World) {
+    let _server = servers::Udp::naming(SERVER, "A");
+    let client = udp(at(LISTEN));
+    until_true("an answer", || port(&client).is_some());
+    world.until_struck(0);
+    world.until_buried();
+    until_true("an answer", || port(&client).is_some());
+}
+
+/// The port that the server saw, if it answers soon.
+fn port(client: &Udp) -> Option<String> {
+    match client.ask("hello", Duration::from_millis(300)) {
+        Outcome::Answered(answer) => answer.split(' ').nth(1).map(str::to_owned),
+        _ => None,
+    }
 }
 
 /// A connection from its beginning to its end.

@@ -14,7 +14,7 @@ use crate::{
         socket::{self, Protocol},
         time,
     },
-    table::{GATE_LIMIT_MS, Kind, LostReason, State, Table, Tag, TagCell, closed_gate, flag},
+    table::{GATE_LIMIT_MS, Kind, LostReason, Record, State, Table, Tag, TagCell, closed_gate, flag},
 };
 
 /// Numbers that all workers together can have opened and not tagged, generously.
@@ -29,6 +29,19 @@ pub struct Swept {
     pub flows: u64,
     /// Sockets of UDP flows that a live worker is sending by, which were left for the next time.
     pub in_use: u64,
+}
+
+impl Swept {
+    /// Frees a flow's record and counts it. The record, and not the tag, tells what it was about: one of
+    /// them may be wrong.
+    fn forget(&mut self, record: &Record) {
+        match record.state() {
+            State::Free => {}
+            _ if record.has(flag::UDP) => self.flows += 1,
+            _ => self.connections += 1,
+        }
+        record.set_state(State::Free);
+    }
 }
 
 /// Cuts and closes what is tagged with `epoch`, whose pool must be dead. Can be repeated.
@@ -49,13 +62,7 @@ pub fn cut(table: &Table, epoch: u32) -> Swept {
             }
             Kind::Free | Kind::Supervisor => continue,
         }
-        // The record, and not the tag, tells what it was about: one of them may be wrong.
-        match record.state() {
-            State::Free => {}
-            _ if record.has(flag::UDP) => swept.flows += 1,
-            _ => swept.connections += 1,
-        }
-        record.set_state(State::Free);
+        swept.forget(record);
         if table.is_used(fd) {
             swept.in_use += 1;
             continue;
@@ -150,10 +157,16 @@ fn find_behind_gate(
                 fault::point(Point::SweepFound);
             }
             _ => {
-                break_off(*fd);
-                if let Some(cell) = table.tag(*fd) {
+                if let (Some(cell), Some(record)) = (table.tag(*fd), table.record(*fd)) {
+                    // An established connection had a tag, which was overwritten. (A UDP flow may have
+                    // been about to get one.)
+                    if record.state() == State::Established && !record.has(flag::UDP) {
+                        count_lost(table, LostReason::Corrupt, Swept { connections: 1, ..Swept::default() });
+                    }
+                    record.set_state(State::Free);
                     cell.set(Tag::FREE);
                 }
+                break_off(*fd);
                 close(*fd);
             }
         }

@@ -11,6 +11,7 @@ use super::{
     key::Key,
 };
 use crate::{
+    fault::{self as faults, Point},
     relay::{Lane, balance, servers, token::Token},
     sys::{Fd, epoll, fd::close, socket, udp},
     table::{ConnectFailure, DrainState, DropReason, Entering, Entry, Found, Kind, Record, State, Tag, flag},
@@ -74,6 +75,7 @@ impl Flows {
     fn enter(&mut self, lane: &Lane, key: Key, entry: Entry, server: u32) -> Result<Held, DropReason> {
         let flow = match enter(lane, &key, entry) {
             Entering::Entered => {
+                faults::point(Point::UdpEntered);
                 count(lane, &key, Some(server));
                 lane.listener(key.listener).accepted.add(1);
                 lane.server(server).connections.add(1);
@@ -107,6 +109,7 @@ impl Flows {
         }
         let entry = Entry { fd, generation: record.generation() };
         index.remove(index.hash(&key.bytes()), entry);
+        faults::point(Point::UdpRemoved);
         self.close(lane, entry);
     }
 
@@ -133,6 +136,7 @@ impl Flows {
         if let Some(record) = lane.table.record(entry.fd) {
             record.set_state(State::Free);
         }
+        faults::point(Point::UdpFreed);
         if lane.table.is_used(entry.fd) {
             hold::unwatch(lane, entry);
             self.closing.push(entry.fd);
@@ -164,6 +168,7 @@ fn has_room(lane: &Lane) -> bool {
 fn open(lane: &Lane, key: Key, server: u32, now_ms: u32) -> io::Result<Entry> {
     let address = lane.config.servers[server as usize].address;
     let fd = socket::datagram(address)?;
+    faults::point(Point::UdpOpened);
     let result = (|| {
         let out_of_range = || io::Error::from_raw_os_error(libc::EMFILE);
         let record = lane.table.record(fd).ok_or_else(out_of_range)?;
@@ -173,11 +178,14 @@ fn open(lane: &Lane, key: Key, server: u32, now_ms: u32) -> io::Result<Entry> {
         record.begin(State::Established, lane.worker, key.listener, now_ms);
         record.set_udp(key.client, key.local);
         record.set_server(Some(server));
+        faults::point(Point::UdpRecorded);
         let generation = record.generation();
         let token = Token::UdpFlow { fd, generation };
         epoll::add(lane.set, fd, epoll::IN | epoll::ERR, token.encode())
             .inspect_err(|_| record.set_state(State::Free))?;
+        faults::point(Point::UdpAdded);
         tag.set(Tag::new(Kind::UdpFlow, lane.epoch));
+        faults::point(Point::UdpTagged);
         Ok(Entry { fd, generation })
     })();
     result.inspect_err(|_| close(fd))

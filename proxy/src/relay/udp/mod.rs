@@ -28,6 +28,7 @@ use hold::Held;
 use key::Key;
 
 use crate::{
+    fault::{self as faults, Point},
     relay::{Lane, balance},
     sys::{
         Fd, socket,
@@ -67,6 +68,7 @@ impl Udp {
         while turn.goes_on() {
             // All that a socket without a peer can say is that it is empty, or memory is short.
             let Ok(count) = self.inbox.get_or_insert_default().receive(socket) else { return };
+            faults::point(Point::UdpTaken);
             let bytes = self.send_up(lane, listener, counters, now_ms);
             turn.took(count, bytes);
         }
@@ -146,6 +148,7 @@ impl Udp {
             return false;
         }
         tag.set(Tag::new(Kind::UdpFlow, lane.epoch));
+        faults::point(Point::UdpAdopted);
         self.flows.adopt(lane, fd, record);
         true
     }
@@ -171,6 +174,7 @@ impl Udp {
                 }
             };
             let sent = forward(inbox, of_flow, &Way { socket: flow.fd, client: None }, counters);
+            faults::point(Point::UdpSent);
             if !flow.is_own() {
                 counters.foreign_datagrams.add(sent.datagrams);
             }
