@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 /// Where the control socket is unless `--control` says otherwise.
 pub const DEFAULT_CONTROL: &str = "/run/proxy/proxy.sock";
@@ -33,6 +34,8 @@ pub enum Verb {
     Drain(ControlArgs),
     /// Drain, then end the proxy
     Stop(StopArgs),
+    /// Print what a shell completes the command line by
+    Completions(CompletionsArgs),
 }
 
 /// The settings of `run` and `check`.
@@ -131,6 +134,13 @@ pub struct StopArgs {
     /// End at once, cutting what is open
     #[arg(long)]
     pub now: bool,
+}
+
+/// The argument of `completions`.
+#[derive(Args, Clone, Debug)]
+pub struct CompletionsArgs {
+    /// The shell that will read it
+    pub shell: Shell,
 }
 
 /// A duration, or `never`.

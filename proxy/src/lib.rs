@@ -2,6 +2,7 @@
 pub mod check;
 pub mod cli;
 pub mod client;
+pub mod completions;
 pub mod config;
 pub mod control;
 mod fault;

@@ -6,7 +6,7 @@ use clap::Parser as _;
 use proxy::{
     check,
     cli::{Cli, RunArgs, Verb},
-    client,
+    client, completions,
     config::Config,
     log, supervisor,
 };
@@ -18,6 +18,7 @@ fn main() -> ExitCode {
     match Cli::parse().verb {
         Verb::Run(args) => run(&args),
         Verb::Check(args) => check::run(&args),
+        Verb::Completions(args) => completions::run(args.shell),
         verb => client::run(&verb),
     }
 }

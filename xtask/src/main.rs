@@ -4,12 +4,14 @@ mod build_ebpf;
 mod ci;
 mod demo;
 mod gap;
+mod man;
 mod run;
 mod shell;
 mod storm;
 mod test;
 mod tools;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -69,6 +71,11 @@ enum Verb {
         #[arg(long, default_value_t = 5)]
         kills: usize,
     },
+    /// Write the manual pages, one for proxy and one for each of its verbs
+    Man {
+        /// Where to, by default target/man
+        directory: Option<PathBuf>,
+    },
     /// Compile the kernel program to proxy-ebpf/prebuilt (needs a BPF toolchain)
     BuildEbpf {
         /// Only prove that the committed program is what the source gives
@@ -98,6 +105,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Test { args } => test::run(&args),
         Verb::Storm { seed, minutes, clients, debug } => storm::run(seed, minutes, clients, debug),
         Verb::Gap { connections, active, kills } => gap::run(connections, active, kills),
+        Verb::Man { directory } => man::run(directory),
         Verb::BuildEbpf { check } => build_ebpf::run(check),
         Verb::Lint => ci::lint(),
         Verb::Ci => ci::run(),

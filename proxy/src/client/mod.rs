@@ -21,7 +21,7 @@ pub use ask::AskError;
 
 /// Does what a verb says, and answers the exit code: 0 done, 1 not done; `status` has more.
 ///
-/// `run` and `check` are not for a running proxy: they are a usage error here.
+/// `run`, `check` and `completions` are not for a running proxy: they are a usage error here.
 pub fn run(verb: &Verb) -> ExitCode {
     let result = match verb {
         Verb::Status(args) => return status::run(args),
@@ -29,7 +29,7 @@ pub fn run(verb: &Verb) -> ExitCode {
         Verb::Failback(args) => order::run(&args.control, Order::Failback),
         Verb::Drain(args) => ending::drain(&args.control),
         Verb::Stop(args) => ending::stop(&args.control.control, args.now),
-        Verb::Run(_) | Verb::Check(_) => return ExitCode::from(2),
+        Verb::Run(_) | Verb::Check(_) | Verb::Completions(_) => return ExitCode::from(2),
     };
     match result {
         Ok(line) => say(&line),
