@@ -58,6 +58,11 @@ impl Drain {
         self.is_now = true;
     }
 
+    /// Whether new connections are refused.
+    pub fn is_draining(&self) -> bool {
+        self.is_draining
+    }
+
     /// Whether the end was asked for.
     pub fn is_stopping(&self) -> bool {
         self.limit.is_some()

@@ -9,6 +9,7 @@ mod estates;
 mod helper;
 mod history;
 mod listen;
+mod notify;
 mod orders;
 mod plan;
 mod seats;
@@ -40,6 +41,7 @@ use corpses::{Corpses, Who};
 use drain::Drain;
 use helper::Control;
 use history::{Death, History, Unswept};
+use notify::Notify;
 use plan::{Action, Plan, Policy, name};
 use seats::Seats;
 use setup::Setup;
@@ -84,6 +86,7 @@ struct Supervisor {
     /// This process, whose death its twin waits for.
     own: Option<Child>,
     drain: Drain,
+    notify: Notify,
     history: History,
     /// By seat, until its next pool is ready.
     deaths: [Death; SEATS],
@@ -107,6 +110,7 @@ impl Supervisor {
             twin: Twin::default(),
             own: None,
             drain: Drain::default(),
+            notify: Notify::from_environment(setup.config),
             history: History::new(setup.table),
             deaths: [Death::default(); SEATS],
             fenced_at: [0; SEATS],
@@ -152,6 +156,7 @@ impl Supervisor {
         seats::give_pipes(&self.setup);
         self.sweep();
         let is_over = self.drain.tick(&self.setup, now);
+        self.notify(now);
         if !is_over {
             self.wait(now)?;
         }
@@ -335,6 +340,7 @@ impl Supervisor {
     /// Ends everything; what is still open is reset, and counted. Left to the exit of the process, a
     /// connection would be closed, and a stream broken off would look like one that has ended.
     fn end(&mut self) {
+        self.notify_stopping(time::monotonic_ns());
         self.twin.end();
         let cut = drain::open_flows(&self.setup);
         for seat in [PRIMARY, STANDBY] {

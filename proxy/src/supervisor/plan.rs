@@ -328,6 +328,11 @@ impl Plan {
         }
     }
 
+    /// The seat that new traffic goes to, as far as it is known without the kernel's clock.
+    pub fn in_use(&self) -> Option<u32> {
+        [self.first, other(self.first)].into_iter().find(|seat| self.serves(*seat))
+    }
+
     /// Whether a seat's pool is there to serve.
     pub fn serves(&self, seat: u32) -> bool {
         matches!(self.state(seat), PoolState::Ready | PoolState::Suspect)

@@ -135,6 +135,7 @@ impl Supervisor {
         process::set_name(c"proxy");
         let (table, now) = (self.setup.table, time::monotonic_ns());
         let block = table.supervisor();
+        self.notify.succeed(now);
         block.pid.set(std::process::id() as i32);
         // A pool that its parent had just cloned announces itself or sees this (`seats::announce`).
         fence(SeqCst);

@@ -1,0 +1,181 @@
+//! The proxy as a service: what the service manager is told.
+
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use proxy_tests::builder::Builder;
+use proxy_tests::clients::{Outcome, ask_on, connect};
+use proxy_tests::net::{at, isolate};
+use proxy_tests::process::signal;
+use proxy_tests::proxy::Proxy;
+use proxy_tests::status::Status;
+use proxy_tests::wait::{stays_true, until, until_true};
+use proxy_tests::{PRIMARY, servers};
+use tempfile::TempDir;
+
+const LISTEN: &str = "127.0.0.1:8080";
+const SERVER: &str = "127.0.0.1:9001";
+/// The manager's patience; a sign of life is due at half of it.
+const WATCHDOG: Duration = Duration::from_millis(400);
+
+/// What systemd would be: a socket that takes messages. It reads until the test ends.
+struct Manager {
+    messages: Arc<Mutex<Vec<String>>>,
+    directory: TempDir,
+}
+
+impl Manager {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let socket = UnixDatagram::bind(directory.path().join("notify")).expect("bind");
+        let messages = Arc::new(Mutex::new(Vec::new()));
+        let to = Arc::clone(&messages);
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(length) = socket.recv(&mut buffer) {
+                let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+                to.lock().expect("lock").push(text);
+            }
+        });
+        Self { messages, directory }
+    }
+
+    fn proxy(&self) -> Builder {
+        let socket: PathBuf = self.directory.path().join("notify");
+        let builder = Proxy::builder().listen("tcp://127.0.0.1:8080").upstream(SERVER);
+        let builder = builder.flag("--workers", "2").flag("--failback-after", "never");
+        let builder = builder.env("NOTIFY_SOCKET", socket.to_str().expect("text"));
+        builder.env("WATCHDOG_USEC", &WATCHDOG.as_micros().to_string())
+    }
+
+    fn all(&self) -> Vec<String> {
+        self.messages.lock().expect("lock").clone()
+    }
+
+    /// How many messages have this line.
+    fn count(&self, line: &str) -> usize {
+        self.all().iter().filter(|message| message.lines().any(|l| l == line)).count()
+    }
+
+    /// Waits for the next message with such a line, after the first `from` ones, and answers its place.
+    #[track_caller]
+    fn wait(&self, from: usize, start: &str) -> usize {
+        let has = |message: &String| message.lines().any(|line| line.starts_with(start));
+        let next = || self.all().iter().skip(from).position(has);
+        from + until(&format!("the manager is told {start}"), next)
+    }
+}
+
+#[test]
+fn manager_is_told_when_both_pools_are_ready_and_how_it_goes_on() {
+    isolate();
+    let manager = Manager::start();
+    // Silence is noticed soon and nobody is killed for it.
+    let proxy = manager.proxy().flag("--lease", "500ms").flag("--fence-after", "60s").start();
+    let ready = manager.wait(0, "READY=1");
+    let all = manager.all();
+    assert!(all[0].contains("STATUS=not serving: the primary is"), "{all:?}");
+    assert!(all[ready].contains("STATUS=the primary serves, the standby is ready\n"), "{all:?}");
+
+    let primary = proxy.signal(PRIMARY, Signal::SIGSTOP);
+    let degraded = manager.wait(ready + 1, "STATUS=degraded: the primary is suspect, the standby is ready");
+    signal(primary, Signal::SIGCONT);
+    let whole = manager.wait(degraded + 1, "STATUS=the primary serves, the standby is ready");
+    proxy.verb(&["failover"]).says(0, &[]);
+    manager.wait(whole + 1, "STATUS=the standby serves, the primary is ready");
+    assert_eq!(manager.count("READY=1"), 1, "{:?}", manager.all());
+}
+
+#[test]
+fn signs_of_life_come_from_the_supervisors_own_loop() {
+    isolate();
+    let manager = Manager::start();
+    let proxy = manager.proxy().start();
+    let first = manager.wait(0, "WATCHDOG=1");
+    manager.wait(first + 1, "WATCHDOG=1");
+
+    proxy.signal_supervisor(Signal::SIGSTOP);
+    let before = manager.wait(0, "WATCHDOG=1").max(manager.all().len());
+    // Shorter than the twin's patience.
+    stays_true("no sign of life from a supervisor that hangs", WATCHDOG * 3, || {
+        // What was under way when it was stopped.
+        manager.all().len() <= before + 1
+    });
+    let stopped = manager.all().len();
+    proxy.signal_supervisor(Signal::SIGCONT);
+    manager.wait(stopped, "WATCHDOG=1");
+}
+
+#[test]
+fn manager_follows_the_twin_that_takes_a_dead_supervisors_place() {
+    isolate();
+    let manager = Manager::start();
+    let _server = servers::Tcp::lines(SERVER, "A");
+    let proxy = manager.proxy().start();
+    let mut stream = connect(at(LISTEN));
+    assert!(ask_on(&mut stream, "before").answered());
+    let before = proxy.until_status("protected", Status::protected);
+    let twin = before.supervisor.twin_pid.expect("a twin");
+    assert_eq!(manager.count(&format!("MAINPID={twin}")), 0);
+    let seen = manager.all().len();
+
+    signal(before.supervisor.pid, Signal::SIGKILL);
+    let told = manager.wait(seen, &format!("MAINPID={twin}"));
+    manager.wait(told + 1, "STATUS=the primary serves, the standby is ready");
+    let alive = manager.wait(told + 1, "WATCHDOG=1");
+    manager.wait(alive + 1, "WATCHDOG=1");
+    let after = proxy.until_status("protected again", Status::protected);
+    assert_eq!(after.supervisor.pid, twin);
+    assert_eq!(ask_on(&mut stream, "after"), Outcome::Answered("A after".into()));
+}
+
+#[test]
+fn manager_is_told_when_it_stops_and_gives_the_drain_its_time() {
+    isolate();
+    let manager = Manager::start();
+    let _server = servers::Tcp::lines(SERVER, "A");
+    let proxy = manager.proxy().flag("--drain-timeout", "20s").start();
+    let mut stream = connect(at(LISTEN));
+    assert!(ask_on(&mut stream, "before").answered());
+    assert_eq!(manager.count("STOPPING=1"), 0);
+
+    let mut stop = proxy.verb_command(&["stop"]).spawn().expect("proxy stop");
+    let stopping = manager.wait(0, "STOPPING=1");
+    let message = manager.all()[stopping].clone();
+    // The drain's 20 s, and 10 s to clean up.
+    assert!(message.contains("EXTEND_TIMEOUT_USEC=30000000\n"), "{message}");
+    // It still serves what is open, and gives signs of life meanwhile.
+    manager.wait(stopping + 1, "WATCHDOG=1");
+    assert_eq!(ask_on(&mut stream, "while"), Outcome::Answered("A while".into()));
+    drop(stream);
+    assert_eq!(proxy.wait_end().code(), Some(0));
+    stop.wait().expect("proxy stop");
+    assert_eq!(manager.count("STOPPING=1"), 1, "{:?}", manager.all());
+}
+
+#[test]
+fn stop_now_is_told_too() {
+    isolate();
+    let manager = Manager::start();
+    let proxy = manager.proxy().start();
+    proxy.verb(&["stop", "--now"]).says(0, &[]);
+    assert_eq!(proxy.wait_end().code(), Some(0));
+    manager.wait(0, "STOPPING=1");
+}
+
+/// The manager may go, or not be there: a warning, and nothing else.
+#[test]
+fn manager_that_is_not_there_is_no_reason_to_fail() {
+    isolate();
+    let manager = Manager::start();
+    let path = manager.directory.path().join("nobody");
+    let builder = manager.proxy().env("NOTIFY_SOCKET", path.to_str().expect("text"));
+    let proxy = builder.start();
+    until_true("it is logged", || proxy.log().contains("the service manager cannot be told"));
+    assert_eq!(proxy.log().matches("the service manager cannot be told").count(), 1, "once");
+    assert!(proxy.status().whole());
+}
