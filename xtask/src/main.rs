@@ -5,6 +5,7 @@ mod ci;
 mod demo;
 mod gap;
 mod man;
+mod package;
 mod run;
 mod shell;
 mod storm;
@@ -76,6 +77,8 @@ enum Verb {
         /// Where to, by default target/man
         directory: Option<PathBuf>,
     },
+    /// Make a Debian package and a tarball of the release build
+    Package,
     /// Compile the kernel program to proxy-ebpf/prebuilt (needs a BPF toolchain)
     BuildEbpf {
         /// Only prove that the committed program is what the source gives
@@ -106,6 +109,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Storm { seed, minutes, clients, debug } => storm::run(seed, minutes, clients, debug),
         Verb::Gap { connections, active, kills } => gap::run(connections, active, kills),
         Verb::Man { directory } => man::run(directory),
+        Verb::Package => package::run(),
         Verb::BuildEbpf { check } => build_ebpf::run(check),
         Verb::Lint => ci::lint(),
         Verb::Ci => ci::run(),
