@@ -1,9 +1,9 @@
 //! Clients: one small request, told apart by how it ended; and crowds of them.
 
-use std::io::{BufRead, BufReader, ErrorKind, Result, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Result, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -79,6 +79,26 @@ pub fn ask_tcp(address: SocketAddr, line: &str, timeout: Duration) -> Outcome {
         exchange(&mut stream, line)
     };
     Outcome::of(request())
+}
+
+/// Both ends of a connection through a proxy that has carried something both ways; the server hands over
+/// its ends.
+#[track_caller]
+pub fn pair(listen: SocketAddr, accepted: &mpsc::Receiver<TcpStream>) -> (TcpStream, TcpStream) {
+    let mut client = connect(listen);
+    let mut server = accepted.recv_timeout(PATIENCE).expect("the proxy connects to the server");
+    carries(&mut client, &mut server);
+    carries(&mut server, &mut client);
+    (client, server)
+}
+
+/// What is written to one end comes out of the other.
+#[track_caller]
+pub fn carries(from: &mut TcpStream, to: &mut TcpStream) {
+    from.write_all(b"ping").expect("write");
+    let mut buffer = [0; 4];
+    to.read_exact(&mut buffer).expect("read");
+    assert_eq!(&buffer, b"ping");
 }
 
 /// One datagram from a socket of its own, and the answer to it.

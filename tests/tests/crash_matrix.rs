@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use proxy_tests::clients::{Outcome, Udp, connect, udp};
+use proxy_tests::clients::{self, Outcome, Udp, carries, connect, udp};
 use proxy_tests::net::{at, isolate};
 use proxy_tests::process::signal;
 use proxy_tests::proxy::Proxy;
@@ -252,11 +252,7 @@ impl World {
     /// Both ends of a connection that has carried something both ways.
     #[track_caller]
     fn pair(&self) -> (TcpStream, TcpStream) {
-        let mut client = connect(at(LISTEN));
-        let mut server = self.server_end();
-        carries(&mut client, &mut server);
-        carries(&mut server, &mut client);
-        (client, server)
+        clients::pair(at(LISTEN), &self.accepted)
     }
 
     /// Everybody died who was to die, nobody else did, nothing was lost, and nothing is left.
@@ -292,14 +288,6 @@ fn descriptors(proxy: &Proxy) -> Descriptors {
         links.partition(|link| link.to_string_lossy().starts_with("pipe:"));
     let known = proxy.metrics().sum("proxy_pipes", &[]);
     Descriptors { others: others.len(), stray_pipes: pipes.len() as isize - known as isize }
-}
-
-#[track_caller]
-fn carries(from: &mut TcpStream, to: &mut TcpStream) {
-    from.write_all(b"ping").expect("write");
-    let mut buffer = [0; 4];
-    to.read_exact(&mut buffer).expect("read");
-    assert_eq!(&buffer, b"ping");
 }
 
 /// A client that takes only a few kilobytes before it reads.

@@ -1,7 +1,7 @@
 //! Established connections go on when the pool that carries them is killed or hangs. Each
 //! test sees in the metrics that a takeover happened, and that nothing was lost in it.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc;
 use std::thread;
@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use proxy_tests::builder::Builder;
-use proxy_tests::clients::{Outcome, Udp, ask_on, connect, udp};
+use proxy_tests::clients::{self, Outcome, Udp, ask_on, carries, connect, udp};
 use proxy_tests::net::{at, isolate};
 use proxy_tests::process::signal;
 use proxy_tests::proxy::Proxy;
-use proxy_tests::servers::{self, BlackHole, PATIENCE, read_all, reset};
+use proxy_tests::servers::{self, BlackHole, read_all, reset};
 use proxy_tests::status::Status;
 use proxy_tests::takeover::{self, descriptors, take_over, wait_taken_over};
 use proxy_tests::wait::until_true;
@@ -35,19 +35,7 @@ fn tcp_proxy() -> Builder {
 /// Both ends of a connection through the proxy that has carried something both ways.
 #[track_caller]
 fn pair(accepted: &mpsc::Receiver<TcpStream>) -> (TcpStream, TcpStream) {
-    let mut client = connect(at(LISTEN));
-    let mut server = accepted.recv_timeout(PATIENCE).expect("the proxy connects to the server");
-    carries(&mut client, &mut server);
-    carries(&mut server, &mut client);
-    (client, server)
-}
-
-#[track_caller]
-fn carries(from: &mut TcpStream, to: &mut TcpStream) {
-    from.write_all(b"ping").expect("write");
-    let mut buffer = [0; 4];
-    to.read_exact(&mut buffer).expect("read");
-    assert_eq!(&buffer, b"ping");
+    clients::pair(at(LISTEN), accepted)
 }
 
 /// So many flows of this kind were adopted, and none lost.

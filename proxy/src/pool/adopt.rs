@@ -51,7 +51,7 @@ impl Worker {
 
     fn adopt_flows(&mut self, dead: &[u32]) {
         let now_ms = self.now_ms();
-        let overwritten = self.overwritten();
+        let (overwritten, registered) = (self.overwritten(), self.registered());
         for (number, cell) in self.lane.table.tags().iter().enumerate() {
             let (fd, tag) = (Fd::from_raw(number as i32), cell.get());
             if !dead.contains(&tag.epoch) {
@@ -67,7 +67,7 @@ impl Worker {
                 if overwritten.contains(&tag.epoch) {
                     self.tcp.wake(&self.lane, fd);
                 }
-                if !self.has_set(tag.epoch) {
+                if !registered.contains(&tag.epoch) {
                     self.migrate(fd, tag.kind, &[]);
                 }
             }
@@ -87,11 +87,11 @@ impl Worker {
         estates.filter(is_past).map(|estate| estate.epoch.load(Relaxed)).collect()
     }
 
-    /// Whether the events of an epoch's flows come by an epoll set that was left with them.
-    fn has_set(&self, epoch: u32) -> bool {
-        let mut estates = self.lane.block().estates.iter();
-        let is_of = |estate: &Estate| estate.epoch.load(Relaxed) == epoch && estate.set.get() > 0;
-        estates.any(|estate| has_flows(estate) && is_of(estate))
+    /// Dead epochs whose flows' events come by an epoll set that was left with them.
+    fn registered(&self) -> Vec<u32> {
+        let estates = self.lane.block().estates.iter();
+        let with_set = estates.filter(|estate| has_flows(estate) && estate.set.get() > 0);
+        with_set.map(|estate| estate.epoch.load(Relaxed)).collect()
     }
 
     /// Gives the flows a turn whose events the dead worker had taken from the kernel: it may not
