@@ -34,6 +34,10 @@ pub enum Verb {
     Drain(ControlArgs),
     /// Drain, then end the proxy
     Stop(StopArgs),
+    /// Take the settings anew, without closing a connection; what is wrong is refused whole
+    Reload(ControlArgs),
+    /// Hand everything over to another binary, without closing a connection
+    Upgrade(UpgradeArgs),
     /// Print what a shell completes the command line by
     Completions(CompletionsArgs),
 }
@@ -134,6 +138,17 @@ pub struct StopArgs {
     /// End at once, cutting what is open
     #[arg(long)]
     pub now: bool,
+}
+
+/// The flags of `upgrade`.
+#[derive(Args, Clone, Debug)]
+pub struct UpgradeArgs {
+    #[command(flatten)]
+    /// Where to ask.
+    pub control: ControlArgs,
+    /// The new binary [default: what is now at the path that the running one was started by]
+    #[arg(long, value_name = "PATH")]
+    pub binary: Option<PathBuf>,
 }
 
 /// The argument of `completions`.

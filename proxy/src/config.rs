@@ -49,6 +49,8 @@ pub struct Listener {
     pub address: ListenAddress,
     /// Takes no IPv4 traffic, though it is a wildcard: another listener has it.
     pub v6_only: bool,
+    /// The settings have it no more: nothing new comes in by it, and what is open goes on.
+    pub is_retired: bool,
 }
 
 /// An upstream server.
@@ -58,6 +60,8 @@ pub struct Server {
     pub name: String,
     /// Where it is.
     pub address: SocketAddr,
+    /// The settings have it no more: nothing new goes to it, and what is open goes on.
+    pub is_retired: bool,
 }
 
 /// All settings of a running proxy.
@@ -168,7 +172,10 @@ fn listeners(urls: &[String]) -> Result<Vec<Listener>, ConfigError> {
                 && other.address.port() == of.address.port()
         })
     };
-    Ok(addresses.iter().map(|&address| Listener { address, v6_only: has_v4_twin(&address) }).collect())
+    Ok(addresses
+        .iter()
+        .map(|&address| Listener { address, v6_only: has_v4_twin(&address), is_retired: false })
+        .collect())
 }
 
 /// Whether one is a wildcard that takes the other's traffic. (A `[::]` leaves IPv4 to others.)
@@ -213,7 +220,7 @@ fn servers(names: &[String]) -> Result<Vec<Server>, ConfigError> {
             }
             let is_address = name.parse::<SocketAddr>().is_ok();
             let name = if is_address { name.clone() } else { format!("{name}/{address}") };
-            servers.push(Server { name, address });
+            servers.push(Server { name, address, is_retired: false });
         }
     }
     if servers.len() > MAX_SERVERS {

@@ -1,8 +1,13 @@
 //! What an administrator may order: sent by control to the supervisor, one message each, answered
 //! by one message each. Pure: no I/O.
 
+use std::mem::discriminant;
+
+/// Longest message, bytes: an order with a path, or an answer with a reason.
+pub const MAX_MESSAGE: usize = 4608;
+
 /// An order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Order {
     /// New traffic to the standby.
     Failover,
@@ -14,25 +19,43 @@ pub enum Order {
     Stop,
     /// End at once.
     StopNow,
+    /// Hand over to the same binary with the settings as they are now.
+    Reload,
+    /// Hand over to the binary at this absolute path; `None`: at the path that this one was started by.
+    Upgrade(Option<String>),
 }
 
 impl Order {
-    const WORDS: [(Self, &'static str); 5] = [
+    const WORDS: [(Self, &'static str); 7] = [
         (Self::Failover, "failover"),
         (Self::Failback, "failback"),
         (Self::Drain, "drain"),
         (Self::Stop, "stop"),
         (Self::StopNow, "stop-now"),
+        (Self::Reload, "reload"),
+        (Self::Upgrade(None), "upgrade"),
     ];
 
-    /// The order's word, as it stands in messages.
-    pub fn word(self) -> &'static str {
-        Self::WORDS[self as usize].1
+    /// The order's word.
+    pub fn word(&self) -> &'static str {
+        let is_this = |(known, _): &&(Self, _)| discriminant(known) == discriminant(self);
+        Self::WORDS.iter().find(is_this).map_or("", |(_, word)| word)
     }
 
-    /// The order of a word.
-    pub fn parse(word: &str) -> Option<Self> {
-        Self::WORDS.iter().find(|(_, known)| *known == word).map(|(order, _)| *order)
+    /// As a message: the word, and a path after a blank.
+    pub fn encode(&self) -> String {
+        match self {
+            Self::Upgrade(Some(path)) => format!("upgrade {path}"),
+            other => other.word().into(),
+        }
+    }
+
+    /// Reads a message.
+    pub fn parse(message: &str) -> Option<Self> {
+        if let Some(path) = message.strip_prefix("upgrade ") {
+            return path.starts_with('/').then(|| Self::Upgrade(Some(path.into())));
+        }
+        Self::WORDS.iter().find(|(_, known)| *known == message).map(|(order, _)| order.clone())
     }
 }
 
@@ -46,6 +69,13 @@ pub enum Answer {
 }
 
 impl Answer {
+    /// Logs why it is not done, for an order that came as a signal.
+    pub fn log(self) {
+        if let Self::Refused(why) = self {
+            tracing::error!("refused: {why}");
+        }
+    }
+
     /// As a message, at most 512 bytes.
     pub fn encode(&self) -> String {
         match self {
@@ -71,9 +101,12 @@ mod tests {
     #[test]
     fn orders_and_answers_survive_the_wire() {
         for (order, word) in Order::WORDS {
-            assert_eq!(Order::parse(word), Some(order));
-            assert_eq!(order.word(), word);
+            assert_eq!(Order::parse(word).as_ref(), Some(&order));
+            assert_eq!((order.word(), order.encode().as_str()), (word, word));
         }
+        let upgrade = Order::Upgrade(Some("/opt/new proxy".into()));
+        assert_eq!(Order::parse(&upgrade.encode()), Some(upgrade));
+        assert_eq!(Order::parse("upgrade proxy"), None);
         assert_eq!(Order::parse("rm -rf"), None);
         let refused = Answer::Refused("the standby is not ready".into());
         assert_eq!(Answer::decode(&refused.encode()), refused);

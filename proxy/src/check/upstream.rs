@@ -50,7 +50,7 @@ mod tests {
     fn a_server_is_there_or_not() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let server = Server { name: "there".into(), address };
+        let server = Server { name: "there".into(), address, is_retired: false };
         assert_eq!(one(&server).level, Level::Ok);
         drop(listener);
         assert_eq!(one(&server).level, Level::Warn);

@@ -104,8 +104,8 @@ pub fn read_status(path: &Path, line: &str) -> Result<Status, AskError> {
 ///
 /// # Errors
 /// Any.
-pub fn order(path: &Path, order: Order) -> Result<(), AskError> {
-    let answer = ask(path, order.word())?;
+pub fn order(path: &Path, order: &Order) -> Result<(), AskError> {
+    let answer = ask(path, &order.encode())?;
     match serde_json::from_str(&answer) {
         Ok(Reply::Done(_)) => Ok(()),
         Ok(Reply::Error(why)) => Err(AskError::Refused(why)),
@@ -113,11 +113,11 @@ pub fn order(path: &Path, order: Order) -> Result<(), AskError> {
     }
 }
 
-fn ask(path: &Path, request: &'static str) -> Result<String, AskError> {
+fn ask(path: &Path, request: &str) -> Result<String, AskError> {
     let (sender, receiver) = mpsc::channel();
-    let socket = path.to_owned();
+    let (socket, request) = (path.to_owned(), request.to_owned());
     // Connecting has no time limit of its own, and blocks while the socket's backlog is full.
-    thread::spawn(move || sender.send(converse(&socket, request)));
+    thread::spawn(move || sender.send(converse(&socket, &request)));
     let answer = receiver.recv_timeout(LIMIT).unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
     match answer {
         Ok(answer) if answer.is_empty() => Err(AskError::Closed { path: path.into() }),
@@ -174,7 +174,7 @@ mod tests {
         ];
         for (name, answer, expected) in cases {
             let (path, server) = serve_once(name, answer);
-            let result = order(&path, Order::Drain);
+            let result = order(&path, &Order::Drain);
             assert_eq!(server.join().unwrap(), "drain\n");
             std::fs::remove_file(&path).unwrap();
             match (result, expected) {

@@ -24,7 +24,7 @@ const GRACE: Duration = Duration::from_secs(30);
 
 /// Orders draining, and waits until no flow is left, however long it takes.
 pub fn drain(path: &Path) -> Result<String, AskError> {
-    ask::order(path, Order::Drain)?;
+    ask::order(path, &Order::Drain)?;
     let mut progress = Progress::default();
     let mut seen = Instant::now();
     loop {
@@ -49,7 +49,7 @@ pub fn drain(path: &Path) -> Result<String, AskError> {
 pub fn stop(path: &Path, now: bool) -> Result<String, AskError> {
     let status = ask::status(path)?;
     let supervisor = Running::of(&status);
-    match ask::order(path, if now { Order::StopNow } else { Order::Stop }) {
+    match ask::order(path, if now { &Order::StopNow } else { &Order::Stop }) {
         // It may end before its answer is on the way.
         Err(AskError::Closed { .. } | AskError::NotRunning { .. }) | Ok(()) => {}
         Err(error) => return Err(error),

@@ -25,8 +25,10 @@ pub use ask::AskError;
 pub fn run(verb: &Verb) -> ExitCode {
     let result = match verb {
         Verb::Status(args) => return status::run(args),
-        Verb::Failover(args) => order::run(&args.control, Order::Failover),
-        Verb::Failback(args) => order::run(&args.control, Order::Failback),
+        Verb::Failover(args) => order::run(&args.control, &Order::Failover),
+        Verb::Failback(args) => order::run(&args.control, &Order::Failback),
+        Verb::Reload(args) => order::run(&args.control, &Order::Reload),
+        Verb::Upgrade(args) => order::run(&args.control.control, &Order::Upgrade(None)),
         Verb::Drain(args) => ending::drain(&args.control),
         Verb::Stop(args) => ending::stop(&args.control.control, args.now),
         Verb::Run(_) | Verb::Check(_) | Verb::Completions(_) => return ExitCode::from(2),

@@ -6,7 +6,7 @@ use super::{AskError, ask};
 use crate::{control::status::Status, orders::Order};
 
 /// Gives the order, and says where new traffic goes now.
-pub fn run(path: &Path, order: Order) -> Result<String, AskError> {
+pub fn run(path: &Path, order: &Order) -> Result<String, AskError> {
     ask::order(path, order)?;
     Ok(describe(&ask::status(path)?))
 }

@@ -1,5 +1,5 @@
 //! The control socket: one line asks, one line of JSON answers, and the connection is closed.
-//! Requests are `status` and the words of [`Order`].
+//! Requests are `status` and [`Order`]s.
 
 use std::io;
 
@@ -15,10 +15,10 @@ use super::{
     supervisor::Supervisor,
     view::View,
 };
-use crate::orders::Order;
+use crate::orders::{MAX_MESSAGE, Order};
 
 /// Longest request line, bytes.
-pub const MAX_REQUEST: u64 = 1024;
+pub const MAX_REQUEST: u64 = MAX_MESSAGE as u64;
 
 /// An answer, but for that to `status`.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,7 +67,7 @@ async fn answer(request: &str, view: &View<'_>, supervisor: &Supervisor) -> Stri
         return error(format!("there is no request {request:?}"));
     };
     tracing::debug!(order = order.word(), "passing an order on");
-    match supervisor.pass(order).await {
+    match supervisor.pass(&order).await {
         Ok(()) => json(&Reply::Done(order.word().into())),
         Err(why) => error(why),
     }

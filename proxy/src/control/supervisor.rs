@@ -35,7 +35,7 @@ impl Supervisor {
     }
 
     /// Passes an order on; the error is for people.
-    pub async fn pass(&self, order: Order) -> Result<(), String> {
+    pub async fn pass(&self, order: &Order) -> Result<(), String> {
         if !supervisor_is_up(self.table) {
             return Err(self.gone());
         }
@@ -63,13 +63,13 @@ impl Supervisor {
     }
 
     /// Cancelled in the middle, it leaves the number of answers owed right.
-    async fn ask(&self, order: Order) -> io::Result<Answer> {
+    async fn ask(&self, order: &Order) -> io::Result<Answer> {
         let mut owed = self.owed.lock().await;
         while *owed > 0 {
             self.receive().await?;
             *owed -= 1;
         }
-        self.line.send(order.word().as_bytes()).await?;
+        self.line.send(order.encode().as_bytes()).await?;
         *owed += 1;
         let answer = self.receive().await?;
         *owed -= 1;
@@ -142,13 +142,13 @@ mod tests {
     #[tokio::test]
     async fn a_late_answer_is_not_taken_for_the_next_order() {
         let (supervisor, theirs) = line();
-        let given_up = timeout(Duration::from_millis(10), supervisor.pass(Order::Failover)).await;
+        let given_up = timeout(Duration::from_millis(10), supervisor.pass(&Order::Failover)).await;
         assert!(given_up.is_err());
         assert_eq!(received(theirs), "failover");
 
         socket::send_message(theirs, b"refused too late").unwrap();
         let next = async {
-            let pass = supervisor.pass(Order::Drain);
+            let pass = supervisor.pass(&Order::Drain);
             let reply = async {
                 let mut buffer = [0; 64];
                 while socket::receive_message(theirs, &mut buffer).is_err() {
@@ -165,7 +165,7 @@ mod tests {
     async fn a_dead_supervisor_is_told() {
         let (supervisor, _theirs) = line();
         supervisor.table.supervisor().looked_at.store(0, Relaxed);
-        let error = supervisor.pass(Order::Stop).await.unwrap_err();
+        let error = supervisor.pass(&Order::Stop).await.unwrap_err();
         assert!(error.contains("supervisor is gone") && error.contains("kill -KILL"), "{error}");
     }
 }

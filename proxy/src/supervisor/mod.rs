@@ -6,6 +6,7 @@ mod control_socket;
 mod corpses;
 mod drain;
 mod estates;
+mod handover;
 mod helper;
 mod history;
 mod listen;

@@ -3,11 +3,12 @@
 use proxy_common::lease::{PRIMARY, STANDBY};
 
 use crate::{
-    orders::{Answer, Order},
+    orders::{Answer, MAX_MESSAGE, Order},
     sys::{
         signal::{self, Told},
         socket,
     },
+    table::HandoverKind,
 };
 
 use super::Supervisor;
@@ -18,12 +19,8 @@ impl Supervisor {
             match told {
                 Told::Ended { pid, ending } => self.corpses.note(pid, ending),
                 Told::Asked(libc::SIGTERM | libc::SIGINT) => self.stop(now),
-                Told::Asked(libc::SIGHUP) => {
-                    tracing::warn!("SIGHUP: reload is not there yet; restart the proxy instead");
-                }
-                Told::Asked(libc::SIGUSR2) => {
-                    tracing::warn!("SIGUSR2: upgrade is not there yet; restart the proxy instead");
-                }
+                Told::Asked(libc::SIGHUP) => self.begin_handover(now, HandoverKind::Reload, None).log(),
+                Told::Asked(libc::SIGUSR2) => self.begin_handover(now, HandoverKind::Upgrade, None).log(),
                 Told::Asked(_) => {}
             }
         }
@@ -40,7 +37,7 @@ impl Supervisor {
 
     pub(super) fn take_orders(&mut self, now: u64) {
         let orders = self.setup.orders.0;
-        let mut buffer = [0; 64];
+        let mut buffer = [0; MAX_MESSAGE];
         while let Ok(length @ 1..) = socket::receive_message(orders, &mut buffer) {
             let order = std::str::from_utf8(&buffer[..length]).ok().and_then(Order::parse);
             let answer = match order {
@@ -61,6 +58,8 @@ impl Supervisor {
             Order::Drain => self.drain.begin(&mut self.setup),
             Order::Stop => self.drain.stop(&mut self.setup, now),
             Order::StopNow => self.drain.stop_now(),
+            Order::Reload => return self.begin_handover(now, HandoverKind::Reload, None),
+            Order::Upgrade(binary) => return self.begin_handover(now, HandoverKind::Upgrade, binary),
         }
         Answer::Done
     }

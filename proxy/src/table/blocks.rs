@@ -7,7 +7,7 @@ use std::sync::atomic::{
 
 use zerocopy::{FromZeros, KnownLayout};
 
-use super::{Counter, Estate, Gauge, Histogram, RECENT_TAKEOVERS, TakeoverCell};
+use super::{Counter, Estate, Gauge, HandoverCell, Histogram, RECENT_TAKEOVERS, TakeoverCell};
 use crate::sys::{Fd, process::Child};
 
 /// A pool's state, as the supervisor sees it.
@@ -230,6 +230,8 @@ pub struct SupervisorBlock {
     pub lost: Lost,
     /// By number modulo their count.
     pub recent_takeovers: [TakeoverCell; RECENT_TAKEOVERS],
+    /// Upgrades and reloads.
+    pub handover: HandoverCell,
 }
 
 impl SupervisorBlock {

@@ -7,6 +7,7 @@
 mod blocks;
 mod counters;
 mod estate;
+mod handover;
 mod index;
 mod record;
 mod tag;
@@ -23,6 +24,7 @@ pub use counters::{
     ServerCounters, ServerState,
 };
 pub use estate::{Estate, EstateStage};
+pub use handover::{Decision, HandoverCell, HandoverKind, HandoverState};
 pub use index::{Entering, Entry, Found, Index};
 pub use record::{Direction, Holder, Part, Record, State, flag};
 pub use tag::{Kind, Tag, TagCell};

@@ -242,11 +242,13 @@ fn listening_sockets(listen: SocketAddr) -> (SocketAddr, Vec<Fd>) {
 }
 
 fn config(address: SocketAddr, servers: &[SocketAddr]) -> Config {
-    let server = |address: &SocketAddr| Server { name: address.to_string(), address: *address };
+    let server =
+        |address: &SocketAddr| Server { name: address.to_string(), address: *address, is_retired: false };
     Config {
         listeners: vec![Listener {
             address: ListenAddress { protocol: Protocol::Udp, address },
             v6_only: false,
+            is_retired: false,
         }],
         servers: servers.iter().map(server).collect(),
         workers: 1,
