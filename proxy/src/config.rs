@@ -185,6 +185,16 @@ fn overlap(one: &ListenAddress, other: &ListenAddress) -> bool {
     one.protocol == other.protocol && a.port() == b.port() && a.is_ipv4() == b.is_ipv4() && is_wildcard
 }
 
+impl ListenAddress {
+    /// Reads `tcp://IP:PORT` or `udp://IP:PORT`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(url: &str) -> Result<Self, ConfigError> {
+        listen_address(url)
+    }
+}
+
 fn listen_address(url: &str) -> Result<ListenAddress, ConfigError> {
     let wrong = |problem: String| {
         let remedy = "it looks like tcp://0.0.0.0:5432 or udp://[::]:53";

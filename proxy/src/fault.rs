@@ -12,8 +12,10 @@ pub(crate) use armed::{arm, enter, point};
 /// for the N-th time (for a point that the supervisor passes: when the supervisor does);
 /// `SEAT:POINT:N:stop` stops it there (the supervisor waits there until it has stopped). Several are
 /// separated by commas.
-#[cfg(feature = "fault-points")]
 pub const VARIABLE: &str = "PROXY_FAULT";
+
+/// Environment variable: what [`VARIABLE`] is for a successor, which has none of its own otherwise.
+pub const NEXT_VARIABLE: &str = "PROXY_FAULT_NEXT";
 
 macro_rules! points {
     ($($point:ident = $name:literal,)+) => {
@@ -89,6 +91,11 @@ points! {
     AdoptReplaying = "adopt.replaying",
     AdoptReplayed = "adopt.replayed",
     AdoptDone = "adopt.done",
+    ImportDone = "import.done",
+    ClaimBegun = "claim.begun",
+    ClaimWalked = "claim.walked",
+    ClaimDone = "claim.done",
+    ClaimGranted = "claim.granted",
     MoveAdded = "move.added",
     MoveRemoved = "move.removed",
     MoveEmpty = "move.empty",

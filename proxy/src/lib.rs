@@ -6,6 +6,7 @@ pub mod completions;
 pub mod config;
 pub mod control;
 mod fault;
+pub mod handover;
 pub mod limits;
 pub mod log;
 pub mod orders;

@@ -8,6 +8,7 @@ use proxy::{
     cli::{Cli, RunArgs, Verb},
     client, completions,
     config::Config,
+    handover::line::{Line, Word},
     log, supervisor,
 };
 
@@ -25,17 +26,24 @@ fn main() -> ExitCode {
 
 fn run(args: &RunArgs) -> ExitCode {
     log::init(args.log_format);
+    // There is one if a running proxy has started this one to hand over to it.
+    let line = Line::from_environment();
+    let refuse = |why: &str| match line {
+        // The running proxy tells it; if it is gone, so is who wants to know.
+        Some(line) => drop(line.say(&Word::Refused(why.into()))),
+        None => eprintln!("proxy: {why}"),
+    };
     let config = match Config::from_args(args) {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("proxy: {error}");
+            refuse(&error.to_string());
             return ExitCode::from(USAGE);
         }
     };
-    match supervisor::run(config) {
+    match supervisor::run(config, line) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("proxy: {error:#}");
+            refuse(&format!("{error:#}"));
             ExitCode::FAILURE
         }
     }

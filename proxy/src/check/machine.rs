@@ -63,7 +63,7 @@ fn judge_descriptors(config: &Config, limit: usize) -> Finding {
 
 /// Rights: loads the kernel program, and lets go of it again.
 pub fn steering(config: &Config) -> Finding {
-    match Steering::load(config.listeners.len() as u32, config.workers) {
+    match Steering::load(config.listeners.len() as u32, config.workers, 0) {
         Ok(_) => Finding::ok("rights to load the kernel program"),
         Err(error) => Finding::fail_by("kernel program", error),
     }

@@ -3,17 +3,21 @@
 //! tokio, whose epoll set and event descriptor would be left in the shared table at its death.
 
 mod adopt;
+mod claim;
 mod confine;
+mod park;
 mod worker;
 
 use std::ffi::CStr;
+
+use proxy_common::slot;
 
 use crate::{
     config::Config,
     limits::Limits,
     steering::LivenessMap,
     sys::{Fd, process, signal},
-    table::Table,
+    table::{DecisionCell, Table},
 };
 
 /// All that a pool is given. Its memory is a copy of the supervisor's at the clone.
@@ -29,12 +33,18 @@ pub struct Pool {
     pub seat: u32,
     /// Its epoch.
     pub epoch: u32,
+    /// Epochs that pools of supervisors before this one have had.
+    pub first_epoch: u32,
     /// Limits on flows.
     pub limits: Limits,
-    /// Every listening socket, by slot.
+    /// Every listening socket, by slot; after the last slot, the surplus ones.
     pub sockets: &'static [Fd],
+    /// The listeners of the surplus ones.
+    pub surplus: &'static [u32],
     /// Pipes to start with, by worker.
     pub pipes: Vec<Vec<Fd>>,
+    /// Whether the flows are another supervisor's pools'.
+    pub decision: &'static DecisionCell,
     /// `/dev/null`.
     pub null: Fd,
 }
@@ -47,7 +57,7 @@ impl Pool {
     pub fn run(self) -> i32 {
         process::set_name(self.name());
         #[cfg(feature = "fault-points")]
-        crate::fault::enter(self.seat, self.epoch);
+        crate::fault::enter(self.seat, self.epoch - self.first_epoch);
         if std::env::var_os(TEST_HOOKS).is_some() {
             signal::hang_on_usr1();
         }
@@ -65,6 +75,16 @@ impl Pool {
             }
         }
         1
+    }
+
+    /// The listener of a slot; a number that is none if there is no such slot.
+    fn listener_of(&self, slot: u32) -> u32 {
+        let per_listener = slot::count(1, self.config.workers);
+        let slots = slot::count(self.config.listeners.len() as u32, self.config.workers);
+        match slot.checked_sub(slots) {
+            None => slot / per_listener,
+            Some(surplus) => self.surplus.get(surplus as usize).copied().unwrap_or(u32::MAX),
+        }
     }
 
     fn name(&self) -> &'static CStr {

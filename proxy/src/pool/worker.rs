@@ -9,7 +9,6 @@ use crate::{
     sys::{Fd, bell, epoll::EventBuffer, socket::Protocol, time},
     table::{EVENT_BUFFERS, Kind},
 };
-use proxy_common::lease::SEATS;
 
 use super::Pool;
 
@@ -21,7 +20,7 @@ const MIGRATION_TICKS: u64 = 8;
 const EVENTS_PER_BEAT: usize = 16;
 
 pub(super) struct Worker {
-    pool: &'static Pool,
+    pub(super) pool: &'static Pool,
     pub(super) lane: Lane,
     pub(super) events: &'static [EventBuffer; EVENT_BUFFERS],
     pub(super) tcp: Tcp,
@@ -100,6 +99,8 @@ impl Worker {
             Token::Listener(slot) => self.on_listener(slot, now_ms),
             Token::Bell => {
                 bell::silence(lane.block().bell.fd());
+                self.park();
+                self.claim();
                 self.adopt();
             }
         }
@@ -107,7 +108,7 @@ impl Worker {
 
     fn on_listener(&mut self, slot: u32, now_ms: u32) {
         let lane = &self.lane;
-        let listener = slot / (SEATS as u32 * lane.config.workers);
+        let listener = self.pool.listener_of(slot);
         let Some(settings) = lane.config.listeners.get(listener as usize) else {
             return;
         };
@@ -186,7 +187,7 @@ impl Worker {
     }
 
     /// Four heartbeats fit into a lease; at least two a second, so that expiry is not late.
-    fn tick_ms(&self) -> u64 {
+    pub(super) fn tick_ms(&self) -> u64 {
         (self.lane.config.lease.as_millis() as u64 / 4).clamp(1, WALK_MS / 2)
     }
 

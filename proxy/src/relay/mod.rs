@@ -13,7 +13,7 @@ use crate::{
     sys::{Fd, fd::close},
     table::{ListenerCounters, ServerCounters, Table, Window, WorkerBlock},
 };
-use proxy_common::{lease::SEATS, slot};
+use proxy_common::slot;
 
 /// Who may be counted on.
 pub trait Leases: Sync {
@@ -71,9 +71,7 @@ impl Lane {
 
     /// Connections and flows that all workers of both seats have open to an upstream server.
     pub fn open_to(&self, server: usize) -> u64 {
-        let open = |seat, worker| self.table.server_counters(seat, worker)[server].open.get();
-        let workers = 0..self.config.workers;
-        (0..SEATS as u32).map(|seat| workers.clone().map(|worker| open(seat, worker)).sum::<u64>()).sum()
+        self.table.open_to(server)
     }
 
     /// Opens this worker's opening window; `None` while a sweep is looking.

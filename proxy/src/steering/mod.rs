@@ -36,12 +36,12 @@ pub struct Steering {
 }
 
 impl Steering {
-    /// Loads the program with maps for `listeners` (1 to 1024) of `workers` (1 to 64) in each pool.
-    /// No pool is live yet.
+    /// Loads the program with maps for `listeners` (1 to 1024) of `workers` (1 to 64) in each pool, and for
+    /// `surplus` more sockets that are known and never chosen. No pool is live yet.
     ///
     /// # Errors
     /// The kernel or the process's rights do not allow it, or this is a shifted time namespace.
-    pub fn load(listeners: u32, workers: u32) -> Result<Self, SteeringError> {
+    pub fn load(listeners: u32, workers: u32, surplus: u32) -> Result<Self, SteeringError> {
         check_size(listeners, workers)?;
         error::check_kernel()?;
         time_namespace::check()?;
@@ -50,7 +50,7 @@ impl Steering {
         let counters = slot::verdict_index(listeners + 1, 0, 0);
         let mut bpf = EbpfLoader::new()
             .map_max_entries(abi::SOCKETS, slot::count(listeners, workers))
-            .map_max_entries(abi::LISTENERS, slot::count(listeners, workers))
+            .map_max_entries(abi::LISTENERS, slot::count(listeners, workers) + surplus)
             .map_max_entries(abi::LAST, listeners)
             .map_max_entries(abi::VERDICTS, counters)
             .override_global(abi::WORKER_COUNT, &workers, true)
@@ -82,10 +82,19 @@ impl Steering {
         seat: u32,
         worker: u32,
     ) -> Result<(), SteeringError> {
-        let cookie = cookie(socket)?;
         let index = slot::index(listener, seat, worker, self.workers);
         let set = self.sockets()?.set(index, &socket, 0);
         set.map_err(|error| SteeringError::of_place(listener, seat, worker, error))?;
+        self.note(socket, listener)
+    }
+
+    /// Makes a socket of a listener's reuseport group known that is in no slot: the kernel may ask the
+    /// program by any socket of the group.
+    ///
+    /// # Errors
+    /// There are more than the program was loaded for.
+    pub fn note(&mut self, socket: BorrowedFd<'_>, listener: u32) -> Result<(), SteeringError> {
+        let cookie = cookie(socket)?;
         let noted = self.listeners()?.insert(cookie, listener, 0);
         noted.map_err(|error| SteeringError::of_map(format!("note a socket of listener {listener}"), error))
     }
@@ -110,6 +119,19 @@ impl Steering {
         errors.map(|error| SteeringError::of_map(what(), error)).next().map_or(Ok(()), Err)
     }
 
+    /// Forgets a socket that [`Self::note`] made known. One that is not known is no error.
+    ///
+    /// # Errors
+    /// The maps cannot be changed.
+    pub fn forget(&mut self, socket: BorrowedFd<'_>) -> Result<(), SteeringError> {
+        match self.listeners()?.remove(&cookie(socket)?) {
+            Err(error) if !is_absence(&error) => {
+                Err(SteeringError::of_map("forget a listening socket".to_owned(), error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Lets the program steer the socket's whole reuseport group, from the next packet on. It
     /// replaces a program that steers the group already.
     ///
@@ -119,6 +141,19 @@ impl Steering {
         self.program()?
             .attach(socket)
             .map_err(|error| SteeringError::bpf("attach the kernel program to a socket", &error))
+    }
+
+    /// Takes whatever program off the socket's whole reuseport group: the kernel spreads new traffic over all
+    /// of its sockets then. That there is none is no error.
+    ///
+    /// # Errors
+    /// Not a socket.
+    pub fn detach(socket: BorrowedFd<'_>) -> Result<(), SteeringError> {
+        let detached = bpf_map::detach_reuseport(socket);
+        detached.map_err(|error| SteeringError::Io {
+            what: "take the kernel program off a socket".to_owned(),
+            error,
+        })
     }
 
     /// The verdicts so far, summed over processors, by [`slot::verdict_index`]. The row after the

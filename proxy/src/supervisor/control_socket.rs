@@ -18,9 +18,11 @@ use crate::{
 pub struct ControlSocket {
     /// The listening socket.
     pub socket: Fd,
+    /// What is locked for as long as the shared descriptor table lives, in whichever process.
+    pub lock: Fd,
     path: PathBuf,
-    // Locked for as long as the shared descriptor table lives, in whichever process.
-    _lock: File,
+    /// The file is this supervisor's to remove.
+    is_owned: bool,
 }
 
 impl ControlSocket {
@@ -49,14 +51,26 @@ impl ControlSocket {
         let listener = UnixListener::bind(path).with_context(place)?;
         listener.set_nonblocking(true).with_context(place)?;
         fs::set_permissions(path, Permissions::from_mode(0o600)).with_context(place)?;
-        Ok(Self { socket: Fd::keep(listener), path: path.to_owned(), _lock: lock })
+        Ok(Self { socket: Fd::keep(listener), lock: Fd::keep(lock), path: path.to_owned(), is_owned: true })
     }
 }
 
 impl ControlSocket {
+    /// Another supervisor's, which goes on if this one does not take over.
+    pub fn inherit(path: &Path, [socket, lock]: [Fd; 2]) -> Self {
+        Self { socket, lock, path: path.to_owned(), is_owned: false }
+    }
+
+    /// Makes the file this supervisor's to remove, or another one's.
+    pub fn own(&mut self, is_owned: bool) {
+        self.is_owned = is_owned;
+    }
+
     /// Removes the file.
     pub fn remove(&self) {
-        let _ = fs::remove_file(&self.path);
+        if self.is_owned {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 

@@ -36,7 +36,7 @@ impl Drain {
             return;
         }
         self.is_draining = true;
-        if let Err(error) = listen::refuse_new(setup.config, &mut setup.steering, setup.sockets) {
+        if let Err(error) = listen::refuse_new(setup.config, &mut setup.steering, &setup.sockets) {
             tracing::error!(%error, "new connections cannot be refused; draining goes on");
         }
         setup.table.supervisor().set_drain(DrainState::Draining);

@@ -214,7 +214,7 @@ fn strip_set(setup: &Setup, seat: u32, worker: u32, used: &mut Vec<Fd>) -> Fd {
     let set = believe(block.epoll.fd(), used);
     if set.raw() > 0 {
         let slots = (0..SEATS as u32).flat_map(|owner| seats::slots(setup, owner, worker));
-        slots.for_each(|slot| epoll::remove(set, setup.sockets[slot as usize]));
+        slots.for_each(|slot| epoll::remove(set, setup.sockets.all[slot as usize]));
         if is_abandoned(block.bell.fd(), "eventfd", used) {
             epoll::remove(set, block.bell.fd());
         }

@@ -66,7 +66,7 @@ impl Control {
             metrics: setup.metrics,
             orders: setup.orders.1,
             orders_peer: setup.orders.0,
-            listening: setup.sockets.to_vec(),
+            listening: setup.sockets.all.to_vec(),
             last_kept: Fd::from_raw(setup.first_unneeded.raw() - 1),
         };
         forget_orders(setup);

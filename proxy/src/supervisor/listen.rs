@@ -1,6 +1,7 @@
-//! Binding the listening sockets: one per listener, seat and worker, for the life of the supervisor.
+//! The listening sockets: one per listener, seat and worker. They are bound at the start, or come from the
+//! supervisor before, with what waits in them; they live until no listener of the settings needs them.
 
-use std::io;
+use std::{fs::File, io};
 
 use anyhow::{Context as _, Result, anyhow};
 use proxy_common::{lease::SEATS, slot};
@@ -10,7 +11,7 @@ use crate::{
     config::{Config, ListenAddress, Listener},
     steering::Steering,
     sys::{
-        Fd,
+        Fd, fd,
         socket::{self, ListenOptions, Protocol},
         udp,
     },
@@ -21,43 +22,133 @@ const BACKLOG: i32 = 65_535;
 /// Bytes of datagrams that may wait in each socket: what comes while a lease runs out.
 const RECEIVE_BUFFER: i32 = 8 << 20;
 
-/// Binds all sockets, by [`slot::index`].
-///
-/// # Errors
-/// The first listener that cannot be, with the reason and what to do.
-pub fn bind(config: &Config) -> Result<Vec<Fd>> {
-    let mut sockets = Vec::new();
-    for listener in &config.listeners {
-        let options = options(config, listener);
-        let ListenAddress { protocol, address } = listener.address;
-        socket::probe_port(protocol, address, options).map_err(|error| explain(listener.address, &error))?;
-        for _ in 0..slot::count(1, config.workers) {
-            let socket = socket::listener(protocol, address, options)
-                .map_err(|error| explain(listener.address, &error))?;
-            if protocol == Protocol::Udp {
-                udp::prepare_listener(socket)
-                    .with_context(|| format!("cannot prepare {}", listener.address))?;
-            }
-            sockets.push(socket);
-        }
-    }
-    Ok(sockets)
+/// All listening sockets.
+#[derive(Clone, Copy)]
+pub struct Sockets {
+    /// By [`slot::index`], and after the last slot the surplus ones. A slot that needs none has a descriptor
+    /// that is no socket.
+    pub all: &'static [Fd],
+    /// The listeners of the surplus ones, which came from a supervisor with more workers: they are served,
+    /// and new traffic is not sent there.
+    pub surplus: &'static [u32],
+    /// Slots whose sockets join a group that others steer yet: they are bound at last.
+    pub unbound: &'static [u32],
+    workers: u32,
 }
 
-/// Makes the sockets known to the kernel program, and lets it steer each listener's group.
+impl Sockets {
+    /// Makes and binds all sockets that were not inherited; `inherited` tells those of a listener.
+    ///
+    /// # Errors
+    /// The first listener that cannot be, with the reason and what to do.
+    pub fn open(config: &Config, inherited: impl Fn(&Listener) -> Vec<Fd>) -> Result<Self> {
+        let (mut all, mut unbound, mut surplus) = (Vec::new(), Vec::new(), Vec::new());
+        let stand_in = Fd::keep(File::open("/dev/null").context("cannot open /dev/null")?);
+        let per_listener = slot::count(1, config.workers) as usize;
+        for (number, listener) in (0..).zip(&config.listeners) {
+            let mut given = inherited(listener);
+            let is_new = given.is_empty();
+            let rest = given.split_off(given.len().min(per_listener));
+            surplus.extend(rest.into_iter().map(|socket| (number, socket)));
+            if is_new && !listener.is_retired {
+                probe(config, listener)?;
+            }
+            let first = all.len();
+            all.extend(given);
+            for slot in all.len()..first + per_listener {
+                all.push(match (listener.is_retired && (is_new || is_tcp(listener)), is_new) {
+                    (true, _) => stand_in,
+                    (false, true) => bind(config, listener, None)?,
+                    (false, false) => {
+                        unbound.push(slot as u32);
+                        make(listener)?
+                    }
+                });
+            }
+        }
+        let (surplus, sockets): (Vec<u32>, Vec<Fd>) = surplus.into_iter().unzip();
+        all.extend(sockets);
+        let (all, surplus, unbound) = (all.leak(), surplus.leak(), unbound.leak());
+        Ok(Self { all, surplus, unbound, workers: config.workers })
+    }
+
+    /// Binds what is left to be bound, once nobody else's program steers its group.
+    ///
+    /// # Errors
+    /// The first that cannot be, with the reason and what to do.
+    pub fn bind_rest(&self, config: &Config) -> Result<()> {
+        for slot in self.unbound {
+            let listener = slot / slot::count(1, self.workers);
+            bind(config, &config.listeners[listener as usize], Some(self.all[*slot as usize]))?;
+        }
+        Ok(())
+    }
+
+    /// Whether there is a socket in a slot.
+    pub fn is_there(&self, slot: u32) -> bool {
+        fd::kind(self.all[slot as usize]) == Some(fd::Kind::Socket)
+    }
+
+    /// Slots of one listener, the surplus ones last.
+    pub fn of_listener(&self, listener: u32) -> impl Iterator<Item = u32> + use<> {
+        let per_listener = slot::count(1, self.workers);
+        let (own, surplus) = (listener * per_listener.., self.surplus);
+        let slots = self.slots();
+        let others = (0..).zip(surplus).filter(move |(_, of)| **of == listener);
+        own.take(per_listener as usize).chain(others.map(move |(index, _)| slots + index))
+    }
+
+    /// Slots of one worker.
+    pub fn of_worker(&self, seat: u32, worker: u32) -> impl Iterator<Item = u32> + use<> {
+        let (workers, slots) = (self.workers, self.slots());
+        let lane = seat * workers + worker;
+        let own = (0..slots / slot::count(1, workers)).map(move |at| slot::index(at, seat, worker, workers));
+        let surplus =
+            (0..self.surplus.len() as u32).filter(move |index| index % slot::count(1, workers) == lane);
+        own.chain(surplus.map(move |index| slots + index))
+    }
+
+    /// Slots, without the surplus.
+    fn slots(&self) -> u32 {
+        (self.all.len() - self.surplus.len()) as u32
+    }
+}
+
+/// Makes the sockets known to the kernel program, and lets it steer each listener's group. New connections to
+/// a retired TCP listener are refused.
 ///
 /// # Errors
 /// The kernel refuses.
-pub fn steer(config: &Config, steering: &mut Steering, sockets: &[Fd]) -> Result<()> {
-    for listener in 0..config.listeners.len() as u32 {
-        for seat in 0..SEATS as u32 {
-            for worker in 0..config.workers {
-                let socket = &sockets[slot::index(listener, seat, worker, config.workers) as usize];
-                steering.place(socket.borrow(), listener, seat, worker)?;
+pub fn steer(config: &Config, steering: &mut Steering, sockets: &Sockets) -> Result<()> {
+    for (number, listener) in (0..).zip(&config.listeners) {
+        let slots = sockets.slots();
+        for slot in sockets.of_listener(number).filter(|slot| sockets.is_there(*slot)) {
+            let socket = sockets.all[slot as usize];
+            let (seat, worker) = seat_and_worker(slot, config.workers);
+            match listener.is_retired && is_tcp(listener) {
+                true => {}
+                false if slot < slots => steering.place(socket.borrow(), number, seat, worker)?,
+                false => steering.note(socket.borrow(), number)?,
             }
         }
-        let any = &sockets[slot::index(listener, 0, 0, config.workers) as usize];
-        steering.attach(any.borrow())?;
+        if let Some(any) = any(sockets, number) {
+            steering.attach(any.borrow())?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes the program off every group, and the sockets out of it, so that another supervisor can put its own
+/// there. Until then the kernel spreads new traffic over all sockets of a group. To do it again is harmless.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn step_aside(config: &Config, steering: &mut Steering, sockets: &Sockets) -> Result<()> {
+    for listener in 0..config.listeners.len() as u32 {
+        if let Some(any) = any(sockets, listener) {
+            Steering::detach(any.borrow())?;
+        }
+        remove(config, steering, sockets, listener)?;
     }
     Ok(())
 }
@@ -67,19 +158,71 @@ pub fn steer(config: &Config, steering: &mut Steering, sockets: &[Fd]) -> Result
 ///
 /// # Errors
 /// The kernel refuses.
-pub fn refuse_new(config: &Config, steering: &mut Steering, sockets: &[Fd]) -> Result<()> {
-    for (listener, settings) in (0..).zip(&config.listeners) {
-        if settings.address.protocol == Protocol::Udp {
-            continue;
-        }
-        for seat in 0..SEATS as u32 {
-            for worker in 0..config.workers {
-                let socket = &sockets[slot::index(listener, seat, worker, config.workers) as usize];
-                steering.remove(socket.borrow(), listener, seat, worker)?;
-            }
+pub fn refuse_new(config: &Config, steering: &mut Steering, sockets: &Sockets) -> Result<()> {
+    let tcp = (0..).zip(&config.listeners).filter(|(_, listener)| is_tcp(listener));
+    for (listener, _) in tcp {
+        remove(config, steering, sockets, listener)?;
+    }
+    Ok(())
+}
+
+fn remove(config: &Config, steering: &mut Steering, sockets: &Sockets, listener: u32) -> Result<()> {
+    for slot in sockets.of_listener(listener).filter(|slot| sockets.is_there(*slot)) {
+        let (seat, worker) = seat_and_worker(slot, config.workers);
+        let socket = sockets.all[slot as usize];
+        match slot < sockets.slots() {
+            true => steering.remove(socket.borrow(), listener, seat, worker)?,
+            false => steering.forget(socket.borrow())?,
         }
     }
     Ok(())
+}
+
+/// Sets what the settings say of inherited sockets, too.
+pub fn refresh(config: &Config, sockets: &Sockets) {
+    for (number, _) in (0..).zip(&config.listeners).filter(|(_, listener)| is_tcp(listener)) {
+        for slot in sockets.of_listener(number).filter(|slot| sockets.is_there(*slot)) {
+            if let Err(error) = socket::prepare_listener(sockets.all[slot as usize], config.keepalive) {
+                tracing::warn!(%error, "the keepalive of new connections cannot be set");
+            }
+        }
+    }
+}
+
+fn any(sockets: &Sockets, listener: u32) -> Option<Fd> {
+    let slot = sockets.of_listener(listener).find(|slot| sockets.is_there(*slot))?;
+    Some(sockets.all[slot as usize])
+}
+
+fn seat_and_worker(slot: u32, workers: u32) -> (u32, u32) {
+    let lane = slot % slot::count(1, workers);
+    (lane / workers % SEATS as u32, lane % workers)
+}
+
+fn is_tcp(listener: &Listener) -> bool {
+    listener.address.protocol == Protocol::Tcp
+}
+
+fn probe(config: &Config, listener: &Listener) -> Result<()> {
+    let ListenAddress { protocol, address } = listener.address;
+    socket::probe_port(protocol, address, options(config, listener))
+        .map_err(|error| explain(listener.address, &error))
+}
+
+fn make(listener: &Listener) -> Result<Fd> {
+    let ListenAddress { protocol, address } = listener.address;
+    socket::unbound_listener(protocol, address).map_err(|error| explain(listener.address, &error))
+}
+
+fn bind(config: &Config, listener: &Listener, made: Option<Fd>) -> Result<Fd> {
+    let ListenAddress { protocol, address } = listener.address;
+    let socket = made.map_or_else(|| make(listener), Ok)?;
+    socket::bind_listener(socket, protocol, address, options(config, listener))
+        .map_err(|error| explain(listener.address, &error))?;
+    if protocol == Protocol::Udp {
+        udp::prepare_listener(socket).with_context(|| format!("cannot prepare {}", listener.address))?;
+    }
+    Ok(socket)
 }
 
 fn options(config: &Config, listener: &Listener) -> ListenOptions {

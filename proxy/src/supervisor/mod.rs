@@ -9,12 +9,15 @@ mod estates;
 mod handover;
 mod helper;
 mod history;
+mod import;
+mod inherit;
 mod listen;
 mod notify;
 mod orders;
 mod plan;
 mod seats;
 mod setup;
+mod successor;
 mod sweep;
 mod twin;
 
@@ -31,6 +34,7 @@ use proxy_common::lease::{PRIMARY, SEATS, STANDBY, other};
 use crate::{
     config::Config,
     fault::{self, Point},
+    handover::line::Line,
     sys::{
         Fd, poll,
         process::{self, Child},
@@ -40,6 +44,7 @@ use crate::{
 };
 use corpses::{Corpses, Who};
 use drain::Drain;
+use handover::Handover;
 use helper::Control;
 use history::{Death, History, Unswept};
 use notify::Notify;
@@ -51,18 +56,17 @@ use twin::Twin;
 /// How often leases are looked at.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Runs the proxy until it is stopped.
+/// Runs the proxy until it is stopped, or handed over; as the successor of another one, if there is a line to it.
 ///
 /// # Errors
 /// It cannot start: what failed, on what, and what to do.
-pub fn run(config: Config) -> Result<()> {
+pub fn run(config: Config, line: Option<Line>) -> Result<()> {
+    if let Some(line) = line {
+        return successor::run(config, line);
+    }
     let started = Instant::now();
-    let setup = setup::open(config)?;
-    #[cfg(feature = "fault-points")]
-    fault::arm({
-        let table = setup.table;
-        move |seat| table.seat(seat).child.pid()
-    })?;
+    let setup = setup::open(config, None)?;
+    arm_faults(&setup)?;
     let mut supervisor = Supervisor::new(setup);
     supervisor.setup.table.supervisor().pid.set(std::process::id() as i32);
     tracing::info!(
@@ -78,6 +82,17 @@ pub fn run(config: Config) -> Result<()> {
     supervisor.serve()
 }
 
+#[cfg(feature = "fault-points")]
+fn arm_faults(setup: &Setup) -> Result<()> {
+    let table = setup.table;
+    fault::arm(move |seat| table.seat(seat).child.pid())
+}
+
+#[cfg(not(feature = "fault-points"))]
+fn arm_faults(_: &Setup) -> Result<()> {
+    Ok(())
+}
+
 struct Supervisor {
     setup: Setup,
     plan: Plan,
@@ -87,6 +102,7 @@ struct Supervisor {
     /// This process, whose death its twin waits for.
     own: Option<Child>,
     drain: Drain,
+    handover: Handover,
     notify: Notify,
     history: History,
     /// By seat, until its next pool is ready.
@@ -111,6 +127,7 @@ impl Supervisor {
             twin: Twin::default(),
             own: None,
             drain: Drain::default(),
+            handover: Handover::new(),
             notify: Notify::from_environment(setup.config),
             history: History::new(setup.table),
             deaths: [Death::default(); SEATS],
@@ -156,6 +173,7 @@ impl Supervisor {
         self.corpses.tell(now, &self.history);
         seats::give_pipes(&self.setup);
         self.sweep();
+        self.watch_handover(now);
         let is_over = self.drain.tick(&self.setup, now);
         self.notify(now);
         if !is_over {
@@ -169,6 +187,7 @@ impl Supervisor {
         let children = self.seats.children.iter().flatten().chain(self.control.child());
         let children = children.chain(self.twin.child());
         fds.extend(children.map(|child| child.pidfd));
+        fds.extend(self.handover.descriptors());
         fds.extend(self.setup.log.as_ref().map(|log| Fd::from_raw(log.as_fd().as_raw_fd())));
         let ready = poll::readable(&fds, TICK)?;
         if ready[0] {
@@ -322,7 +341,8 @@ impl Supervisor {
             return;
         };
         let epoch = seats::new_epoch(&self.setup.table);
-        let Some(found) = sweep::find_orphans(&self.setup.table, self.setup.config, 0, epoch) else {
+        let own: Vec<Fd> = self.handover.descriptors().collect();
+        let Some(found) = sweep::find_orphans(&self.setup.table, self.setup.config, (0, epoch), &own) else {
             return;
         };
         self.has_orphans = false;
@@ -342,6 +362,7 @@ impl Supervisor {
     /// connection would be closed, and a stream broken off would look like one that has ended.
     fn end(&mut self) {
         self.notify_stopping(time::monotonic_ns());
+        self.end_handover();
         self.twin.end();
         let cut = drain::open_flows(&self.setup);
         for seat in [PRIMARY, STANDBY] {

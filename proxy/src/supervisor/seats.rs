@@ -8,10 +8,7 @@ use std::{
     },
 };
 
-use proxy_common::{
-    lease::{SEATS, other},
-    slot,
-};
+use proxy_common::lease::{SEATS, other};
 
 use crate::{
     limits::PIPE_STOCK,
@@ -62,8 +59,11 @@ impl Seats {
             seat,
             epoch,
             limits: setup.limits,
-            sockets: setup.sockets,
+            sockets: setup.sockets.all,
+            surplus: setup.sockets.surplus,
+            first_epoch: setup.first_epoch,
             pipes: prepare(setup, seat, epoch)?,
+            decision: setup.decision,
             null: setup.null,
         };
         setup.steering.liveness().expire(seat);
@@ -73,7 +73,7 @@ impl Seats {
         })?;
         self.children[seat as usize] = Some(child);
         block.child.set(child);
-        if epoch > SEATS as u32 {
+        if epoch - setup.first_epoch > SEATS as u32 {
             block.restarts.add(1);
         }
         Ok(child)
@@ -132,9 +132,8 @@ fn prepare(setup: &Setup, seat: u32, epoch: u32) -> io::Result<Vec<Vec<Fd>>> {
             block.bell.set(bell.raw());
             block.running.store(0, Relaxed);
             epoll::add(set, bell, epoll::IN, Token::Bell.encode())?;
-            for slot in slots(setup, seat, worker) {
-                let token = Token::Listener(slot);
-                epoll::add(set, setup.sockets[slot as usize], epoll::IN, token.encode())?;
+            if setup.is_serving {
+                open_queues(setup, set, seat, worker)?;
             }
             let stock = PIPE_STOCK.min(setup.limits.pipes_per_worker);
             (0..stock).map(|_| pipes::make(table, epoch)).collect()
@@ -155,16 +154,30 @@ fn close_sets(table: &Table, seat: u32) {
     }
 }
 
+/// Lets a worker be told of what comes to its own listening sockets. That it is already is no error.
+///
+/// # Errors
+/// The limit of epoll watches is reached.
+pub fn open_queues(setup: &Setup, set: Fd, seat: u32, worker: u32) -> io::Result<()> {
+    for slot in slots(setup, seat, worker) {
+        let token = Token::Listener(slot);
+        match epoll::add(set, setup.sockets.all[slot as usize], epoll::IN, token.encode()) {
+            Err(error) if error.raw_os_error() != Some(libc::EEXIST) => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Lets the other seat's worker of the same number serve a worker's listening sockets too. It sees
 /// them in its epoll set and needs no other word.
 pub fn lend(setup: &Setup, seat: u32, worker: u32) {
     let set = setup.table.worker(other(seat), worker).epoll.fd();
-    for slot in slots(setup, seat, worker) {
-        let token = Token::Listener(slot);
-        let added = epoll::add(set, setup.sockets[slot as usize], epoll::IN, token.encode());
-        if let Err(error) = added {
-            tracing::error!(seat, worker, slot, %error, "a queue cannot be lent");
-        }
+    if !setup.is_serving {
+        return;
+    }
+    if let Err(error) = open_queues(setup, set, seat, worker) {
+        tracing::error!(seat, worker, %error, "queues cannot be lent");
     }
 }
 
@@ -172,7 +185,7 @@ pub fn lend(setup: &Setup, seat: u32, worker: u32) {
 pub fn take_back(setup: &Setup, seat: u32, worker: u32) {
     let set = setup.table.worker(other(seat), worker).epoll.fd();
     for slot in slots(setup, seat, worker) {
-        epoll::remove(set, setup.sockets[slot as usize]);
+        epoll::remove(set, setup.sockets.all[slot as usize]);
     }
 }
 
@@ -199,14 +212,14 @@ fn give(table: &Table, epoch: u32, gifts: &[NumberCell], wanted: &Gauge) {
 
 /// The slots of one worker's listening sockets.
 pub fn slots(setup: &Setup, seat: u32, worker: u32) -> impl Iterator<Item = u32> + use<> {
-    let workers = setup.config.workers;
-    (0..setup.config.listeners.len() as u32).map(move |listener| slot::index(listener, seat, worker, workers))
+    let sockets = setup.sockets;
+    sockets.of_worker(seat, worker).filter(move |slot| sockets.is_there(*slot))
 }
 
 /// Connections that wait to be accepted, in all queues.
 pub fn waiting(setup: &Setup) -> u64 {
     let queue = |socket: &Fd| socket::accept_queue(*socket).unwrap_or(0);
-    setup.sockets.iter().map(queue).map(u64::from).sum()
+    setup.sockets.all.iter().map(queue).map(u64::from).sum()
 }
 
 /// Rings every worker's bell: an order in the supervisor's block has changed.

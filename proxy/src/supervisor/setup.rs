@@ -4,13 +4,14 @@
 use std::{
     fs::File,
     net::{SocketAddr, TcpListener},
+    sync::atomic::Ordering::Relaxed,
 };
 
 use anyhow::{Context as _, Result, anyhow};
 
 use crate::{
     check::port,
-    config::Config,
+    config::{Config, Listener},
     limits::{Limits, MAX_DESCRIPTORS},
     log::KernelLog,
     steering::{Steering, SteeringLog},
@@ -18,10 +19,14 @@ use crate::{
         Fd, fd, signal,
         socket::{self, Protocol},
     },
-    table::{Dimensions, Table, Tag},
+    table::{DecisionCell, Dimensions, Table, Tag},
 };
 
-use super::{control_socket::ControlSocket, listen};
+use super::{
+    control_socket::ControlSocket,
+    inherit::Inherited,
+    listen::{self, Sockets},
+};
 
 /// What was opened.
 pub struct Setup {
@@ -29,14 +34,22 @@ pub struct Setup {
     pub config: &'static Config,
     /// The flow table.
     pub table: Table,
+    /// Whose the flows are in a handover, and the memory of that word.
+    pub decision: &'static DecisionCell,
+    /// See `decision`.
+    pub decision_fd: Fd,
     /// The kernel program.
     pub steering: Steering,
     /// Its log; `None` if it cannot be read.
     pub log: Option<SteeringLog<KernelLog>>,
     /// Limits on flows.
     pub limits: Limits,
-    /// Listening sockets by slot.
-    pub sockets: &'static [Fd],
+    /// Listening sockets.
+    pub sockets: Sockets,
+    /// Whether workers are to be told of what comes to them: a successor waits until it has taken over.
+    pub is_serving: bool,
+    /// Epochs that pools of supervisors before this one have had.
+    pub first_epoch: u32,
     /// The control socket.
     pub control_socket: ControlSocket,
     /// The metrics listener.
@@ -51,20 +64,32 @@ pub struct Setup {
     pub null: Fd,
 }
 
-/// Opens everything, or nothing that outlives the error.
+/// Opens everything, or nothing that outlives the error; what is `inherited` from another supervisor is not
+/// touched, for that one goes on if this one fails.
 ///
 /// # Errors
 /// What failed, on what, and what to do.
-pub fn open(config: Config) -> Result<Setup> {
+pub fn open(mut config: Config, inherited: Option<&Inherited>) -> Result<Setup> {
+    if let Some(inherited) = inherited {
+        inherited.retire(&mut config)?;
+    }
     let descriptors = fd::raise_limit(MAX_DESCRIPTORS).context("cannot raise the descriptor limit")? as usize;
     let limits = Limits::divide(&config, descriptors)?;
     let config: &'static Config = Box::leak(Box::new(config));
 
-    let control_socket = ControlSocket::bind(&config.control)?;
-    let metrics = config.metrics.map(bind_metrics).transpose()?;
+    let control_socket = match inherited.and_then(|inherited| inherited.control_socket(config)) {
+        Some(socket) => socket,
+        None => ControlSocket::bind(&config.control)?,
+    };
+    let metrics = match inherited.and_then(|inherited| inherited.metrics(config)) {
+        Some(listener) => Some(listener),
+        None => config.metrics.map(bind_metrics).transpose()?,
+    };
     let orders = socket::message_pair().context("cannot make a socket pair")?;
-    let mut steering = Steering::load(config.listeners.len() as u32, config.workers)?;
-    let sockets: &'static [Fd] = listen::bind(config)?.leak();
+    let of_listener = |listener: &Listener| inherited.map_or_else(Vec::new, |all| all.sockets(listener));
+    let sockets = Sockets::open(config, of_listener)?;
+    let surplus = sockets.surplus.len() as u32;
+    let mut steering = Steering::load(config.listeners.len() as u32, config.workers, surplus)?;
     let log = steering.logger(KernelLog::new(&config.listeners))?;
     let first_unneeded = close_ranks().context("cannot open /dev/null")?;
 
@@ -75,9 +100,12 @@ pub fn open(config: Config) -> Result<Setup> {
         servers: config.servers.len(),
     };
     let (_, mut table) = Table::create(dimensions).context("cannot make the flow table")?;
+    let (decision_fd, decision) = DecisionCell::create().context("cannot make shared memory")?;
     let null = Fd::keep(File::options().write(true).open("/dev/null").context("cannot open /dev/null")?);
     let signals = signal::descriptor().context("cannot take signals")?;
-    listen::steer(config, &mut steering, sockets)?;
+    if inherited.is_none() {
+        listen::steer(config, &mut steering, &sockets)?;
+    }
     // Filled up, so that every flow's number is above all of these.
     let first_flow = close_ranks().context("cannot open /dev/null")?;
     for number in fd::open_numbers().context("cannot list /proc/self/fd")? {
@@ -86,13 +114,19 @@ pub fn open(config: Config) -> Result<Setup> {
         }
     }
     table.reserve_below(first_flow);
+    let first_epoch = inherited.map_or(0, |inherited| inherited.offer.epochs);
+    table.supervisor().epochs.store(first_epoch, Relaxed);
     Ok(Setup {
         config,
         table,
+        decision,
+        decision_fd,
         steering,
         log: Some(log),
         limits,
         sockets,
+        is_serving: inherited.is_none(),
+        first_epoch,
         control_socket,
         metrics,
         orders,

@@ -110,10 +110,11 @@ pub fn clear_workers(table: &Table, seat: u32) {
 /// Looks for sockets and pipes that no pool's tag names, when everything that dead pools left was swept:
 /// a pool died between opening and recording them. Connections to a listener are recorded as `worker`'s, tagged with `epoch` (which nobody has) and
 /// counted in the answer; everything else is closed. Answers `None` if a worker did not shut its
-/// window in time (it is hung in it); then it has to be tried again.
-pub fn find_orphans(table: &Table, config: &Config, worker: u32, epoch: u32) -> Option<u64> {
+/// window in time (it is hung in it); then it has to be tried again. The supervisor's `own` are let be.
+pub fn find_orphans(table: &Table, config: &Config, (worker, epoch): (u32, u32), own: &[Fd]) -> Option<u64> {
     // The list is made before the gate is closed, for it takes a call per untagged number.
-    let suspects: Vec<Fd> = numbers_in_use(table).filter(|fd| is_nobodys(table, *fd)).collect();
+    let numbers = numbers_in_use(table).filter(|fd| !own.contains(fd));
+    let suspects: Vec<Fd> = numbers.filter(|fd| is_nobodys(table, *fd)).collect();
     if suspects.is_empty() {
         return Some(0);
     }

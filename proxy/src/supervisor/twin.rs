@@ -133,6 +133,7 @@ impl Supervisor {
     /// Takes the dead supervisor's place.
     fn succeed(&mut self) {
         process::set_name(c"proxy");
+        self.leave_if_taken();
         let (table, now) = (self.setup.table, time::monotonic_ns());
         let block = table.supervisor();
         self.notify.succeed(now);
@@ -160,6 +161,7 @@ impl Supervisor {
         self.strays = strays(&table, &self.seats.children);
         self.has_orphans = true;
         self.resume_plan();
+        self.resume_handover();
         self.close_strangers();
         self.resume_log();
         tracing::warn!(pid = block.pid.get(), "the supervisor died: its twin goes on in its place");
@@ -242,7 +244,7 @@ fn state(table: &Table, seat: u32, child: Option<Child>) -> PoolState {
 }
 
 /// A process that another supervisor had cloned.
-fn resume(cell: &ChildCell) -> Option<Child> {
+pub(super) fn resume(cell: &ChildCell) -> Option<Child> {
     let (pid, pidfd) = (cell.pid(), cell.pidfd());
     let child = match (pid > 0, pidfd.raw() > 0) {
         (false, _) => None,

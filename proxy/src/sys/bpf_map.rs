@@ -1,5 +1,5 @@
-//! What the maps of the kernel program need and aya has no call for: mapping a map's value, and the
-//! cookie that names a socket.
+//! What the kernel program needs and aya has no call for: mapping a map's value, the cookie that names a
+//! socket, and taking a program off a reuseport group.
 
 use std::{
     io,
@@ -50,4 +50,22 @@ pub fn socket_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
         )
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
+}
+
+/// Takes the program off a socket's reuseport group (`SO_DETACH_REUSEPORT_BPF`, Linux 5.3; socket(7)). That
+/// there is none is no error.
+///
+/// # Errors
+/// `ENOTSOCK`, `EBADF`.
+pub fn detach_reuseport(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let none = 0i32;
+    let len = size_of_val(&none) as libc::socklen_t;
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_DETACH_REUSEPORT_BPF);
+    // SAFETY: `len` bytes are read from a live local.
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const none).cast(), len) };
+    match super::check(result) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => other.map(drop),
+    }
 }

@@ -30,6 +30,12 @@ impl Fd {
         self.0 as usize
     }
 
+    /// Gives the descriptor to a type that will close it. It must be this process's own to close.
+    pub fn into_owned(self) -> std::os::fd::OwnedFd {
+        // SAFETY: the number names a descriptor that nobody else closes (the caller's word), and is not -1.
+        unsafe { std::os::fd::FromRawFd::from_raw_fd(self.0) }
+    }
+
     /// Lends the descriptor to a library that wants a borrowed one.
     pub fn borrow(&self) -> std::os::fd::BorrowedFd<'_> {
         // SAFETY: the number is not -1 (checked calls made it, or the flow table validated it), and
@@ -54,6 +60,13 @@ pub fn close(fd: Fd) {
     // SAFETY: closing has no memory effect; the flow table's owner rules say that the caller owns
     // the number. EINTR and EIO leave the number closed on Linux (close(2)), so there is no error to act on.
     unsafe { libc::close(fd.raw()) };
+}
+
+/// Makes a number name what `stand_in` does, and closes what it named, in one step: nobody else gets the number.
+pub fn replace(fd: Fd, stand_in: Fd) {
+    // SAFETY: no memory is involved; the caller owns the number. The one error, EBUSY, is a race with an open
+    // that this number, being open, cannot be in (dup(2)).
+    unsafe { libc::dup3(stand_in.raw(), fd.raw(), libc::O_CLOEXEC) };
 }
 
 /// What kind of object a number names; `None` if nothing.

@@ -6,6 +6,16 @@ use zerocopy::FromZeros;
 
 use super::{Fd, check};
 
+/// An empty file in memory, to write to and to pass on, close-on-exec.
+///
+/// # Errors
+/// The memory or the descriptor limit is reached.
+pub fn file(name: &std::ffi::CStr) -> io::Result<std::fs::File> {
+    // SAFETY: `name` is a C string; no other memory is involved.
+    let fd = Fd::from_raw(check(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) })?);
+    Ok(fd.into_owned().into())
+}
+
 /// A shared mapping that lives as long as the process. Clones of it name the same memory.
 #[derive(Clone, Copy)]
 pub struct SharedMemory {
@@ -25,10 +35,9 @@ impl SharedMemory {
     /// # Errors
     /// The memory or the descriptor limit is reached.
     pub fn create(name: &std::ffi::CStr, len: usize) -> io::Result<(Fd, Self)> {
-        // SAFETY: `name` is a C string; no other memory is involved.
-        let fd = Fd::from_raw(check(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) })?);
-        // SAFETY: no memory is involved.
-        check(unsafe { libc::ftruncate(fd.raw(), len as libc::off_t) })?;
+        let file = file(name)?;
+        file.set_len(len as u64)?;
+        let fd = Fd::keep(file);
         Ok((fd, Self::map(fd, len)?))
     }
 

@@ -173,6 +173,12 @@ pub fn forget(child: Child) {
     close(child.pidfd);
 }
 
+/// Ends this process at once, all threads of it, without undoing anything.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: never returns, and runs no destructor.
+    unsafe { libc::_exit(code) }
+}
+
 /// Sets the name of this thread (of the process, in its first thread), at most 15 bytes.
 pub fn set_name(name: &CStr) {
     // SAFETY: `name` is a C string; the kernel copies at most 16 bytes.

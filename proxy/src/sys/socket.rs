@@ -128,33 +128,62 @@ pub fn probe_port(protocol: Protocol, address: SocketAddr, options: ListenOption
     result
 }
 
-/// Makes one bound, listening, non-blocking socket of a reuseport group. TCP options that accepted
-/// sockets inherit (`sk_clone_lock`, net/core/sock.c) are set here once.
+/// Makes one bound, listening, non-blocking socket of a reuseport group.
 ///
 /// # Errors
 /// As [`probe_port`].
 pub fn listener(protocol: Protocol, address: SocketAddr, options: ListenOptions) -> io::Result<Fd> {
-    let socket = new_socket(protocol, address, libc::SOCK_NONBLOCK)?;
-    let result = (|| {
-        set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
-        match protocol {
-            Protocol::Tcp => {
-                set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
-                set_flow_options(socket, options.keepalive)?;
-                bind(socket, address, options.v6_only)?;
-                listen(socket, options.backlog)
-            }
-            Protocol::Udp => {
-                set_receive_buffer(socket, options.receive_buffer)?;
-                bind(socket, address, options.v6_only)
-            }
-        }
-    })();
-    if let Err(error) = result {
-        close(socket);
-        return Err(error);
-    }
+    let socket = unbound_listener(protocol, address)?;
+    bind_listener(socket, protocol, address, options).inspect_err(|_| close(socket))?;
     Ok(socket)
+}
+
+/// The first half of [`listener`]: a socket that nothing can come to.
+///
+/// # Errors
+/// The descriptor limit is reached.
+pub fn unbound_listener(protocol: Protocol, address: SocketAddr) -> io::Result<Fd> {
+    new_socket(protocol, address, libc::SOCK_NONBLOCK)
+}
+
+/// The second half of [`listener`].
+///
+/// # Errors
+/// As [`probe_port`].
+pub fn bind_listener(
+    socket: Fd,
+    protocol: Protocol,
+    address: SocketAddr,
+    options: ListenOptions,
+) -> io::Result<()> {
+    set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+    match protocol {
+        Protocol::Tcp => {
+            set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+            prepare_listener(socket, options.keepalive)?;
+            bind(socket, address, options.v6_only)?;
+            listen(socket, options.backlog)
+        }
+        Protocol::Udp => {
+            set_receive_buffer(socket, options.receive_buffer)?;
+            bind(socket, address, options.v6_only)
+        }
+    }
+}
+
+/// Sets the TCP options that accepted sockets inherit (`sk_clone_lock`, net/core/sock.c).
+///
+/// # Errors
+/// Not a TCP socket.
+pub fn prepare_listener(socket: Fd, keepalive: Duration) -> io::Result<()> {
+    set_flow_options(socket, keepalive)
+}
+
+/// Lets the kernel refuse what comes to a listening TCP socket, in every process that has it. What waits in
+/// its queue is reset.
+pub fn stop_listening(socket: Fd) {
+    // SAFETY: integers only. ENOTCONN: it does not listen (any more).
+    unsafe { libc::shutdown(socket.raw(), libc::SHUT_RDWR) };
 }
 
 /// Makes a non-blocking TCP socket to connect with. It stays open across exec, as all flows do.

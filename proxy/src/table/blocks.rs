@@ -203,6 +203,8 @@ pub struct SupervisorBlock {
     pub gate: AtomicU32,
     /// A [`DrainState`].
     drain: AtomicU32,
+    /// 1 while all workers are to stand still ([`WorkerBlock::parked`]); their bells tell of it.
+    pub parking: AtomicU32,
     /// When it last looked at the pools, nanoseconds of the monotonic clock.
     pub looked_at: AtomicU64,
     /// Supervisors that took the place of a dead one.
@@ -321,6 +323,8 @@ pub struct WorkerBlock {
     pub using: AtomicU32,
     /// 1 once its loop runs; the supervisor clears it before it clones a pool.
     pub running: AtomicU32,
+    /// 1 while it stands still between two turns, because [`SupervisorBlock::parking`] says so.
+    pub parked: AtomicU32,
     /// Turns of its loop.
     pub turns: AtomicU64,
     /// TCP connections that it has open.

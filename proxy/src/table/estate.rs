@@ -22,6 +22,10 @@ pub enum EstateStage {
     Adopted = 2,
     /// Nothing is registered with its epoll set any more: the supervisor closes that.
     Moved = 3,
+    /// Offered by another supervisor's pools, which may take it back: to be claimed and not to be touched.
+    Offered = 4,
+    /// Claimed: the worker waits until it is [`EstateStage::Left`] to it for good.
+    Claimed = 5,
 }
 
 /// What a dead worker has left to a live one: its flows, by epoch and worker number, and the epoll
@@ -47,6 +51,8 @@ impl Estate {
             1 => EstateStage::Left,
             2 => EstateStage::Adopted,
             3 => EstateStage::Moved,
+            4 => EstateStage::Offered,
+            5 => EstateStage::Claimed,
             _ => EstateStage::None,
         }
     }
@@ -58,6 +64,16 @@ impl Estate {
 
     /// Leaves an estate here, if there is none yet. Answers whether it was left.
     pub fn leave(&self, epoch: u32, seat: u32, set: Fd, heirs: u32) -> bool {
+        self.fill(EstateStage::Left, epoch, seat, set, heirs)
+    }
+
+    /// Offers what no pool of this supervisor's has left, if there is nothing yet. Answers whether it was
+    /// offered.
+    pub fn offer(&self, epoch: u32) -> bool {
+        self.fill(EstateStage::Offered, epoch, u32::MAX, Fd::from_raw(0), 1)
+    }
+
+    fn fill(&self, stage: EstateStage, epoch: u32, seat: u32, set: Fd, heirs: u32) -> bool {
         if self.stage() != EstateStage::None {
             return false;
         }
@@ -65,7 +81,7 @@ impl Estate {
         self.seat.store(seat, Release);
         self.set.set(set.raw());
         self.heirs.store(heirs, Release);
-        self.set_stage(EstateStage::Left);
+        self.set_stage(stage);
         true
     }
 }

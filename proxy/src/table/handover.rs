@@ -4,14 +4,18 @@
 //! moment: it goes from [`Decision::Pending`] to [`Decision::Kept`] or to [`Decision::Taken`] once, by whoever
 //! comes first. The successor relays nothing before it has taken, and the old pools nothing after.
 
-use std::sync::atomic::{
-    AtomicU8, AtomicU32,
-    Ordering::{AcqRel, Acquire, Relaxed, Release},
+use std::{
+    io,
+    sync::atomic::{
+        AtomicU8, AtomicU32,
+        Ordering::{AcqRel, Acquire, Relaxed, Release},
+    },
 };
 
 use zerocopy::{FromZeros, KnownLayout};
 
-use super::{Counter, Gauge};
+use super::{ChildCell, Counter, Gauge};
+use crate::sys::{Fd, memory::SharedMemory};
 
 /// Whose the flows are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,11 +86,57 @@ impl HandoverState {
 /// Longest reason that is kept, bytes.
 pub const MAX_REASON: usize = 1024;
 
-/// The last handover, and counts of all. Written by the supervisor, but for the decision.
+/// The word that decides, in memory of its own that both supervisors map.
+#[repr(transparent)]
+#[derive(Debug, FromZeros, KnownLayout)]
+pub struct DecisionCell(AtomicU32);
+
+impl DecisionCell {
+    /// Makes one, in memory that is passed on by its descriptor.
+    ///
+    /// # Errors
+    /// The memory or the descriptor limit is reached.
+    pub fn create() -> io::Result<(Fd, &'static Self)> {
+        let (fd, memory) = SharedMemory::create(c"proxy-decision", size_of::<Self>())?;
+        Ok((fd, &memory.slice(0, 1)[0]))
+    }
+
+    /// Maps another supervisor's.
+    ///
+    /// # Errors
+    /// It is not one.
+    pub fn open(fd: Fd) -> io::Result<&'static Self> {
+        Ok(&SharedMemory::open(fd, size_of::<Self>())?.slice(0, 1)[0])
+    }
+
+    /// Whose the flows are. A word that is none (a wild write) is nobody's request.
+    pub fn get(&self) -> Decision {
+        match self.0.load(Acquire) {
+            1 => Decision::Pending,
+            2 => Decision::Kept,
+            3 => Decision::Taken,
+            _ => Decision::None,
+        }
+    }
+
+    /// Lets the successor take the flows.
+    pub fn allow(&self) {
+        self.0.store(Decision::Pending as u32, Release);
+    }
+
+    /// Decides, if it is not decided yet. Answers whether this decision holds.
+    pub fn decide(&self, decision: Decision) -> bool {
+        let (pending, wanted) = (Decision::Pending as u32, decision as u32);
+        self.0.compare_exchange(pending, wanted, AcqRel, Acquire).is_ok()
+    }
+}
+
+/// The last handover, and counts of all. Written by the supervisor.
 #[repr(C)]
 #[derive(Debug, FromZeros, KnownLayout)]
 pub struct HandoverCell {
-    decision: AtomicU32,
+    /// The successor's process, until it has taken over.
+    pub candidate: ChildCell,
     kind: AtomicU32,
     state: AtomicU32,
     reason_len: AtomicU32,
@@ -104,27 +154,6 @@ pub struct HandoverCell {
 }
 
 impl HandoverCell {
-    /// Whose the flows are. A word that is none (a wild write) is nobody's request.
-    pub fn decision(&self) -> Decision {
-        match self.decision.load(Acquire) {
-            1 => Decision::Pending,
-            2 => Decision::Kept,
-            3 => Decision::Taken,
-            _ => Decision::None,
-        }
-    }
-
-    /// Lets the successor take the flows.
-    pub fn allow(&self) {
-        self.decision.store(Decision::Pending as u32, Release);
-    }
-
-    /// Decides, if it is not decided yet. Answers whether this decision holds.
-    pub fn decide(&self, decision: Decision) -> bool {
-        let (pending, wanted) = (Decision::Pending as u32, decision as u32);
-        self.decision.compare_exchange(pending, wanted, AcqRel, Acquire).is_ok()
-    }
-
     /// What kind the last one is.
     pub fn kind(&self) -> HandoverKind {
         if self.kind.load(Relaxed) == 1 { HandoverKind::Upgrade } else { HandoverKind::Reload }
@@ -184,14 +213,14 @@ mod tests {
 
     #[test]
     fn one_decides_and_the_others_learn_it() {
-        let cell = HandoverCell::new_zeroed();
+        let cell = DecisionCell::new_zeroed();
         assert!(!cell.decide(Decision::Taken));
         cell.allow();
         assert!(cell.decide(Decision::Kept));
-        assert!(!cell.decide(Decision::Taken) && cell.decision() == Decision::Kept);
+        assert!(!cell.decide(Decision::Taken) && cell.get() == Decision::Kept);
         cell.allow();
         assert!(cell.decide(Decision::Taken));
-        assert!(!cell.decide(Decision::Kept) && cell.decision() == Decision::Taken);
+        assert!(!cell.decide(Decision::Kept) && cell.get() == Decision::Taken);
     }
 
     #[test]

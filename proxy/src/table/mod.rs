@@ -24,7 +24,7 @@ pub use counters::{
     ServerCounters, ServerState,
 };
 pub use estate::{Estate, EstateStage};
-pub use handover::{Decision, HandoverCell, HandoverKind, HandoverState};
+pub use handover::{Decision, DecisionCell, HandoverCell, HandoverKind, HandoverState};
 pub use index::{Entering, Entry, Found, Index};
 pub use record::{Direction, Holder, Part, Record, State, flag};
 pub use tag::{Kind, Tag, TagCell};
@@ -261,6 +261,21 @@ impl Table {
         let keys = self.memory.slice(self.layout.index_keys, Index::KEYS);
         let cells = Index::cells_for(self.dimensions.descriptors);
         Index::new(keys, self.memory.slice(self.layout.index, cells))
+    }
+
+    /// Connections and flows open at a listener.
+    pub fn open_at(&self, listener: usize) -> u64 {
+        self.lanes().map(|(seat, worker)| self.listener_counters(seat, worker)[listener].open.get()).sum()
+    }
+
+    /// Connections and flows open to a server.
+    pub fn open_to(&self, server: usize) -> u64 {
+        self.lanes().map(|(seat, worker)| self.server_counters(seat, worker)[server].open.get()).sum()
+    }
+
+    fn lanes(&self) -> impl Iterator<Item = (u32, u32)> + use<> {
+        let workers = self.dimensions.workers as u32;
+        (0..SEATS as u32).flat_map(move |seat| (0..workers).map(move |worker| (seat, worker)))
     }
 
     /// Sums a quantity over the workers of both seats.

@@ -223,6 +223,11 @@ impl Record {
         self.flags.load(Relaxed) & flag != 0
     }
 
+    /// All flags.
+    pub fn flags(&self) -> u32 {
+        self.flags.load(Relaxed)
+    }
+
     /// Sets flags.
     pub fn set(&self, flag: u32) {
         self.flags.store(self.flags.load(Relaxed) | flag, Release);
@@ -282,7 +287,11 @@ impl Record {
 
     /// TCP: adds one to them.
     pub fn set_tried(&self, server: u32) {
-        let tried = self.tried() | 1 << (server % 64);
+        self.set_all_tried(self.tried() | 1 << (server % 64));
+    }
+
+    /// TCP: sets them all.
+    pub fn set_all_tried(&self, tried: u64) {
         for index in 0..tcp::TRIED_WORDS {
             self.body[tcp::TRIED + index].store((tried >> (32 * index)) as u32, Relaxed);
         }

@@ -197,7 +197,7 @@ pub struct Machine {
 
 impl Machine {
     pub fn new(kinds: &[(Type, Family)], workers: u32) -> Self {
-        let mut steering = Steering::load(kinds.len() as u32, workers).expect("load");
+        let mut steering = Steering::load(kinds.len() as u32, workers, 0).expect("load");
         let bind = |(number, &(kind, family))| Listener::bind(number, kind, family, workers);
         let listeners: Vec<_> = (0..).zip(kinds).map(bind).collect();
         for listener in &listeners {

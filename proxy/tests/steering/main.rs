@@ -310,7 +310,7 @@ fn possible(liveness: &Liveness, last: u32) -> Vec<proxy_common::steer::Verdict>
 #[test]
 fn the_most_that_can_be_asked_for_loads_and_steers() {
     in_namespace(|| {
-        drop(Steering::load(1024, 64).expect("load the largest maps"));
+        drop(Steering::load(1024, 64, 0).expect("load the largest maps"));
         let machine = Machine::udp(64);
         for worker in 0..63 {
             machine.liveness().renew(PRIMARY, worker, 0);

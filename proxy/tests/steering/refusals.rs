@@ -34,7 +34,7 @@ fn probed() -> bool {
     if env::var_os(PROBE).is_none() {
         return false;
     }
-    match Steering::load(1, 1) {
+    match Steering::load(1, 1, 0) {
         Ok(_) => println!("\nload said: loaded"),
         Err(error) => println!("\nload said: {}", error.to_string().replace('\n', " ")),
     }
@@ -85,7 +85,7 @@ fn a_shifted_time_namespace_is_refused() {
 #[test]
 fn impossible_sizes_are_refused() {
     for (listeners, workers) in [(0, 1), (1, 0), (1025, 1), (1, 65), (u32::MAX, u32::MAX)] {
-        let error = Steering::load(listeners, workers).err().expect("refused").to_string();
+        let error = Steering::load(listeners, workers, 0).err().expect("refused").to_string();
         assert!(error.contains("1 to 1024 and 1 to 64"), "{error}");
     }
 }
@@ -93,7 +93,7 @@ fn impossible_sizes_are_refused() {
 #[test]
 fn a_socket_without_reuseport_is_refused() {
     in_namespace(|| {
-        let mut steering = Steering::load(1, 1).expect("load");
+        let mut steering = Steering::load(1, 1, 0).expect("load");
         let tcp = TcpListener::bind("127.0.0.1:0").expect("bind");
         let udp = UdpSocket::bind("127.0.0.1:0").expect("bind");
         for socket in [tcp.as_fd(), udp.as_fd()] {

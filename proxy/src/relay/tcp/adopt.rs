@@ -22,11 +22,19 @@ impl Tcp {
     /// about; `None` if there was no connection, or none that made sense.
     pub fn adopt(&mut self, lane: &Lane, client: Fd, dead: &DeadEpochs, now_ms: u32) -> Option<AdoptedState> {
         let record = lane.table.record(client)?;
-        if record.worker() != lane.worker {
+        if record.worker() == lane.worker && record.state() == State::Free {
+            close_forgotten(lane, client);
             return None;
         }
-        if record.state() == State::Free {
-            close_forgotten(lane, client);
+        let is_sound = self.claim(lane, client, dead)?;
+        self.carry_on(lane, client, record.generation(), is_sound, now_ms)
+    }
+
+    /// Makes the connection at `client` this worker's, without doing anything to it. Answers whether it makes
+    /// sense; `None` if it is none of this worker's.
+    pub fn claim(&mut self, lane: &Lane, client: Fd, dead: &DeadEpochs) -> Option<bool> {
+        let record = lane.table.record(client)?;
+        if record.worker() != lane.worker || record.state() == State::Free {
             return None;
         }
         let mut is_sound = take_holders(lane, client, record, dead);
@@ -41,11 +49,31 @@ impl Tcp {
         fault::point(Point::AdoptCounted);
         record.set(flag::ADOPTED | flag::UNAUDITED);
         fault::point(Point::AdoptFlagged);
+        Some(is_sound)
+    }
+
+    /// Goes on with a claimed connection; with one that makes no sense, by resetting it. Answers as [`Self::adopt`].
+    pub fn carry_on(
+        &mut self,
+        lane: &Lane,
+        client: Fd,
+        generation: u32,
+        is_sound: bool,
+        now_ms: u32,
+    ) -> Option<AdoptedState> {
+        let record = super::own_record(lane, client, generation)?;
         if !is_sound {
             self.lose(lane, client, record, LostReason::Corrupt);
             return None;
         }
         Some(self.go_on(lane, client, record, now_ms))
+    }
+
+    /// Lets this worker be told of a connection's events.
+    pub fn register(&self, lane: &Lane, client: Fd) {
+        if let Some(record) = lane.table.record(client).filter(|record| record.state() != State::Closing) {
+            move_registrations(lane, client, record, &[]);
+        }
     }
 
     fn go_on(&mut self, lane: &Lane, client: Fd, record: &'static Record, now_ms: u32) -> AdoptedState {

@@ -1,0 +1,284 @@
+//! Images of flow records, as they are handed over.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::{
+    sys::Fd,
+    table::{Direction, Holder, Record, State, flag},
+};
+
+/// In place of a descriptor or a server: there is none.
+const NONE: u32 = u32::MAX;
+
+/// What is told of all flows together, before their images.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Header {
+    /// Bytes of an image: what another version appends is skipped, or 0 if it does not.
+    pub image_bytes: usize,
+    /// When the old pools had come to a stand, nanoseconds of the monotonic clock.
+    pub parked_at_ns: u64,
+    /// The counters so far.
+    #[serde(default)]
+    pub ledger: serde_json::Value,
+}
+
+/// One flow. Descriptors are places in the list that comes with the document.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Image {
+    /// 0: a TCP connection; 1: a UDP flow.
+    pub protocol: u32,
+    /// A [`State`]: 1 accepted, 2 connecting, 3 established, 4 closing.
+    pub state: u32,
+    /// Flags of [`flag`].
+    pub flags: u32,
+    /// The number of its worker.
+    pub worker: u32,
+    /// The number of its listener.
+    pub listener: u32,
+    /// The number of its server.
+    pub server: u32,
+    /// When anything last happened, milliseconds of the monotonic clock, wrapping.
+    pub active_ms: u32,
+    /// TCP: when it was accepted, or its current connect began; the same clock.
+    pub opened_ms: u32,
+    /// TCP: servers tried in vain, a bit each.
+    pub tried: [u32; 2],
+    /// The client's socket (TCP), or the socket to the server (UDP).
+    pub socket: u32,
+    /// TCP: the socket to the server.
+    pub upstream: u32,
+    /// TCP: pipes that hold bytes, by direction.
+    pub pipes: [u32; 2],
+    /// UDP: the client's address, an IPv4 one mapped.
+    pub client: [u8; 16],
+    /// UDP: the address that it asked.
+    pub local: [u8; 16],
+    /// UDP: the client's port.
+    pub port: u32,
+    /// UDP: the client's scope.
+    pub scope: u32,
+}
+
+/// Bytes of an image in this version.
+pub const IMAGE_BYTES: usize = size_of::<Image>();
+
+/// Descriptors on their way, each once.
+#[derive(Default)]
+pub struct Descriptors(pub Vec<Fd>);
+
+impl Descriptors {
+    fn place(&mut self, fd: Option<Fd>) -> u32 {
+        let Some(fd) = fd else { return NONE };
+        self.0.push(fd);
+        self.0.len() as u32 - 1
+    }
+}
+
+impl Image {
+    /// A TCP connection whose parts were found to be its own.
+    pub fn of_tcp(record: &Record, client: Fd, fds: &mut Descriptors) -> Self {
+        let pipe = |direction| match record.holder(direction) {
+            Holder::Pipe(pipe) => Some(pipe),
+            Holder::None => None,
+        };
+        let tried = record.tried();
+        Self {
+            opened_ms: record.opened_ms(),
+            tried: [tried as u32, (tried >> 32) as u32],
+            upstream: fds.place(record.upstream()),
+            pipes: Direction::BOTH.map(|direction| fds.place(pipe(direction))),
+            ..Self::of(record, client, fds)
+        }
+    }
+
+    /// A UDP flow.
+    pub fn of_udp(record: &Record, socket: Fd, fds: &mut Descriptors) -> Self {
+        let client = record.udp_client();
+        Self {
+            protocol: 1,
+            client: octets(client.ip()),
+            local: octets(record.udp_local()),
+            port: client.port().into(),
+            scope: if let SocketAddr::V6(v6) = client { v6.scope_id() } else { 0 },
+            ..Self::of(record, socket, fds)
+        }
+    }
+
+    fn of(record: &Record, socket: Fd, fds: &mut Descriptors) -> Self {
+        Self {
+            protocol: 0,
+            state: record.state() as u32,
+            flags: record.flags(),
+            worker: record.worker(),
+            listener: record.listener(),
+            server: record.server().unwrap_or(NONE),
+            active_ms: record.active_ms(),
+            opened_ms: 0,
+            tried: [0; 2],
+            socket: fds.place(Some(socket)),
+            upstream: NONE,
+            pipes: [NONE; 2],
+            client: [0; 16],
+            local: [0; 16],
+            port: 0,
+            scope: 0,
+        }
+    }
+
+    /// Whether it is a UDP flow.
+    pub fn is_udp(&self) -> bool {
+        self.protocol == 1
+    }
+
+    /// Where the flow is in its life; `None` if no flow is.
+    pub fn state(&self) -> Option<State> {
+        let states = [State::Accepted, State::Connecting, State::Established, State::Closing];
+        states.into_iter().find(|state| *state as u32 == self.state)
+    }
+
+    /// The number of its server.
+    pub fn server(&self) -> Option<u32> {
+        Some(self.server).filter(|server| *server != NONE)
+    }
+
+    /// TCP: servers tried in vain.
+    pub fn tried(&self) -> u64 {
+        u64::from(self.tried[0]) | u64::from(self.tried[1]) << 32
+    }
+
+    /// UDP: the client's address, and the one that it asked.
+    pub fn addresses(&self) -> (SocketAddr, IpAddr) {
+        let port = self.port as u16;
+        let client = match Ipv6Addr::from(self.client).to_canonical() {
+            IpAddr::V4(ip) => (ip, port).into(),
+            IpAddr::V6(ip) => std::net::SocketAddrV6::new(ip, port, 0, self.scope).into(),
+        };
+        (client, Ipv6Addr::from(self.local).to_canonical())
+    }
+
+    /// The flags that mean something to the new owner.
+    pub fn flags(&self) -> u32 {
+        // What was adopted once stays so: an error may be missing from its sockets.
+        self.flags & !flag::UNAUDITED
+    }
+}
+
+/// A descriptor by its place; `None` for none.
+///
+/// # Errors
+/// There are not so many.
+pub fn descriptor(fds: &[Fd], place: u32) -> Result<Option<Fd>, String> {
+    match place {
+        NONE => Ok(None),
+        _ => {
+            fds.get(place as usize).copied().map(Some).ok_or_else(|| format!("descriptor {place} is missing"))
+        }
+    }
+}
+
+/// Header and images as a document.
+pub fn encode(header: &Header, images: &[Image]) -> Vec<u8> {
+    // Maps with keys that are not text, the one thing that cannot be written, are nowhere in it.
+    let header = serde_json::to_vec(header).unwrap_or_default();
+    let mut document = (header.len() as u64).to_ne_bytes().to_vec();
+    document.extend_from_slice(&header);
+    document.extend_from_slice(images.as_bytes());
+    document
+}
+
+/// Reads a document.
+///
+/// # Errors
+/// Why it is not understood, for people.
+pub fn decode(document: &[u8]) -> Result<(Header, Vec<Image>), String> {
+    let cut = || "the flows are cut short".to_owned();
+    let (len, rest) = document.split_first_chunk::<8>().ok_or_else(cut)?;
+    let (header, rest) = rest.split_at_checked(u64::from_ne_bytes(*len) as usize).ok_or_else(cut)?;
+    let header: Header = serde_json::from_slice(header).map_err(|error| format!("no header: {error}"))?;
+    if header.image_bytes == 0 || rest.len() % header.image_bytes != 0 {
+        return Err(cut());
+    }
+    let read = |bytes: &[u8]| {
+        let mut whole = [0; IMAGE_BYTES];
+        let len = bytes.len().min(IMAGE_BYTES);
+        whole[..len].copy_from_slice(&bytes[..len]);
+        zerocopy::transmute!(whole)
+    };
+    let images = rest.chunks_exact(header.image_bytes).map(read).collect();
+    Ok((header, images))
+}
+
+fn octets(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zerocopy::FromZeros as _;
+
+    fn record() -> Record {
+        let record = Record::new_zeroed();
+        record.begin(State::Established, 3, 9, 100);
+        record.set_server(Some(2));
+        record
+    }
+
+    #[test]
+    fn a_connection_comes_with_its_parts() {
+        let (record, mut fds) = (record(), Descriptors::default());
+        record.set_upstream(Some(Fd::from_raw(8)));
+        record.set_holder(Direction::Down, Holder::Pipe(Fd::from_raw(9)));
+        record.set_tried(33);
+        let image = Image::of_tcp(&record, Fd::from_raw(7), &mut fds);
+        let find = |place| descriptor(&fds.0, place).unwrap().map(Fd::raw);
+        assert_eq!(
+            [image.socket, image.upstream, image.pipes[0], image.pipes[1]].map(find),
+            [Some(7), Some(8), None, Some(9)]
+        );
+        assert_eq!((image.worker, image.listener, image.server()), (3, 9, Some(2)));
+        assert_eq!(
+            (image.tried(), image.state(), image.is_udp()),
+            (1 << 33, Some(State::Established), false)
+        );
+        assert!(descriptor(&fds.0, 3).is_err());
+        assert!(Image::new_zeroed().state().is_none());
+    }
+
+    #[test]
+    fn a_flow_comes_with_its_addresses() {
+        for (client, local) in [("10.1.2.3:53", "127.0.0.2"), ("[fe80::1%7]:9", "::1")] {
+            let (client, local): (SocketAddr, IpAddr) = (client.parse().unwrap(), local.parse().unwrap());
+            let record = record();
+            record.set_udp(client, local);
+            let image = Image::of_udp(&record, Fd::from_raw(7), &mut Descriptors::default());
+            assert_eq!((image.addresses(), image.is_udp()), ((client, local), true));
+            assert_eq!(image.flags() & flag::UDP, flag::UDP);
+        }
+    }
+
+    #[test]
+    fn images_of_other_versions_are_read_as_far_as_they_are_known() {
+        let image = Image::of_tcp(&record(), Fd::from_raw(7), &mut Descriptors::default());
+        for image_bytes in [IMAGE_BYTES - 8, IMAGE_BYTES, IMAGE_BYTES + 8] {
+            let header = Header { image_bytes, parked_at_ns: 5, ..Header::default() };
+            let mut document = encode(&header, &[]);
+            let mut bytes = [image.as_bytes(), &[9; 8]].concat();
+            bytes.truncate(image_bytes);
+            document.extend(bytes.repeat(2));
+            let (header, images) = decode(&document).unwrap();
+            assert_eq!((header.parked_at_ns, images), (5, vec![image; 2]));
+            document.pop();
+            assert!(decode(&document).is_err());
+        }
+        assert!(decode(&[1, 0]).is_err());
+        assert!(decode(&u64::MAX.to_ne_bytes()).is_err());
+    }
+}

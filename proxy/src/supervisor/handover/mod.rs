@@ -1,0 +1,188 @@
+//! Handing over to a successor: an upgrade to another binary, or a reload of the settings. The successor gets
+//! ready beside this supervisor, and nobody feels that; then the flows are moved ([`moving`]), which takes
+//! milliseconds and can be taken back until the successor has decided.
+
+mod export;
+mod launch;
+mod moving;
+
+use std::path::PathBuf;
+
+use crate::{
+    handover::line::{Line, Word},
+    orders::Answer,
+    sys::{
+        Fd, exec,
+        process::{self, Child},
+    },
+    table::{Decision, HandoverKind, PoolState},
+};
+use proxy_common::lease::{PRIMARY, STANDBY};
+
+use super::{
+    Supervisor,
+    helper::Control,
+    twin::{self, Twin},
+};
+
+/// Time that a successor has to get ready, nanoseconds: it looks names up, perhaps slowly.
+const START_LIMIT: u64 = 30_000_000_000;
+/// Time that is waited for both pools to be well and nothing to be swept, nanoseconds.
+const QUIET_LIMIT: u64 = 10_000_000_000;
+
+/// The handover that is under way, and what the next one needs.
+pub struct Handover {
+    /// What an upgrade starts unless it is told another binary.
+    pub binary: PathBuf,
+    candidate: Option<Candidate>,
+    /// The kernel program is off the groups though no successor has put its own there: to be put back.
+    is_aside: bool,
+}
+
+/// A successor that has not taken over.
+struct Candidate {
+    child: Child,
+    line: Line,
+    kind: HandoverKind,
+    started_at: u64,
+    ready_at: Option<u64>,
+}
+
+impl Handover {
+    /// None is under way.
+    pub fn new() -> Self {
+        Self { binary: launch::own_binary(), candidate: None, is_aside: false }
+    }
+
+    /// Descriptors that tell of the successor.
+    pub fn descriptors(&self) -> impl Iterator<Item = Fd> {
+        self.candidate.iter().flat_map(|candidate| [candidate.line.fd(), candidate.child.pidfd])
+    }
+}
+
+impl Supervisor {
+    /// Begins a handover, whose outcome is told by the flow table.
+    pub(super) fn begin_handover(&mut self, now: u64, kind: HandoverKind, binary: Option<String>) -> Answer {
+        if let Err(why) = self.may_hand_over() {
+            return Answer::Refused(why);
+        }
+        let cell = &self.setup.table.supervisor().handover;
+        cell.begin(kind);
+        match self.launch(now, kind, binary.map(PathBuf::from)) {
+            Ok(candidate) => {
+                cell.candidate.set(candidate.child);
+                tracing::info!(kind = kind.label(), pid = candidate.child.pid, "a successor gets ready");
+                self.handover.candidate = Some(candidate);
+                Answer::Done
+            }
+            Err(error) => {
+                let why = format!("{error:#}");
+                cell.fail(&why);
+                Answer::Refused(why)
+            }
+        }
+    }
+
+    fn may_hand_over(&self) -> Result<(), String> {
+        if let Some(candidate) = &self.handover.candidate {
+            return Err(format!("the {} before is not over yet; try again", candidate.kind.label()));
+        }
+        if self.drain.is_draining() {
+            return Err("the proxy is draining: only serving ones are handed over".into());
+        }
+        if std::process::id() == 1 {
+            let remedy = "replace the container, or run the proxy under a service manager";
+            return Err(format!("this is process 1, whose end ends the container; {remedy}"));
+        }
+        Ok(())
+    }
+
+    /// Looks how far the successor is.
+    pub(super) fn watch_handover(&mut self, now: u64) {
+        self.step_back();
+        let Some(candidate) = &mut self.handover.candidate else { return };
+        let waited = now - candidate.ready_at.unwrap_or(candidate.started_at);
+        let is_dead = process::is_dead(candidate.child, std::time::Duration::ZERO);
+        if has_spoken(candidate.line) {
+            match candidate.line.hear() {
+                Ok(Word::Ready) => candidate.ready_at = Some(now),
+                Ok(Word::Refused(why)) => return self.give_up(&why),
+                Ok(Word::Taken) | Err(_) => return self.give_up("it died, or ended, before it was ready"),
+            }
+        } else if is_dead {
+            return self.give_up("it died before it was ready");
+        } else if candidate.ready_at.is_none() && waited > START_LIMIT {
+            return self.give_up("it was not ready within 30 s");
+        } else if candidate.ready_at.is_some() && waited > QUIET_LIMIT {
+            return self.give_up("no pool was ready to be taken over from for 10 s; see `proxy status`");
+        }
+        if self.handover.candidate.as_ref().is_some_and(|candidate| candidate.ready_at.is_some())
+            && self.is_quiet()
+        {
+            self.move_flows(now);
+        }
+    }
+
+    /// Whether every flow has an owner that can be asked to stand still.
+    fn is_quiet(&self) -> bool {
+        let states = [PRIMARY, STANDBY].map(|seat| self.plan.state(seat));
+        let is_still = |state: &PoolState| matches!(state, PoolState::Ready | PoolState::Dead);
+        let is_swept = self.unswept.is_empty() && self.strays.is_empty() && !self.has_orphans;
+        is_swept && states.iter().all(is_still) && states.contains(&PoolState::Ready)
+    }
+
+    /// The old ones go on, because of what the successor did. Nothing was moved, or it is taken back.
+    fn give_up(&mut self, why: &str) {
+        let Some(candidate) = self.handover.candidate.take() else { return };
+        // Pools and all: they have copies of descriptors, which would keep closed connections open.
+        exec::kill_group(candidate.child.pid);
+        candidate.line.close();
+        process::forget(candidate.child);
+        let cell = &self.setup.table.supervisor().handover;
+        cell.candidate.clear();
+        cell.fail(why);
+        tracing::error!(
+            kind = candidate.kind.label(),
+            "the successor did not take over, and nothing has changed: {why}"
+        );
+    }
+
+    /// Ends the successor, if there is one: the proxy itself ends.
+    pub(super) fn end_handover(&mut self) {
+        if self.handover.candidate.is_some() {
+            self.give_up("the proxy was stopped");
+        }
+    }
+
+    /// The supervisor died in the middle of a handover, perhaps: does not come back if the flows are the
+    /// successor's.
+    pub(super) fn leave_if_taken(&mut self) {
+        self.setup.decision.decide(Decision::Kept);
+        if self.setup.decision.get() == Decision::Taken {
+            let table = self.setup.table;
+            self.seats.children = [PRIMARY, STANDBY].map(|seat| twin::resume(&table.seat(seat).child));
+            self.control = Control::resume(twin::resume(&table.supervisor().control), 0);
+            self.twin = Twin::default();
+            self.leave();
+        }
+    }
+
+    /// The supervisor died in the middle of a handover, perhaps, and the flows are not the successor's.
+    pub(super) fn resume_handover(&mut self) {
+        self.handover.candidate = None;
+        let cell = &self.setup.table.supervisor().handover;
+        self.unpark();
+        if let Some(candidate) = twin::resume(&cell.candidate) {
+            exec::kill_group(candidate.pid);
+            process::forget(candidate);
+            cell.candidate.clear();
+            cell.fail("the supervisor died in the middle of it");
+            self.handover.is_aside = true;
+            self.step_back();
+        }
+    }
+}
+
+fn has_spoken(line: Line) -> bool {
+    crate::sys::poll::readable(&[line.fd()], std::time::Duration::ZERO).is_ok_and(|ready| ready[0])
+}

@@ -1,0 +1,143 @@
+//! The moment of a handover: the workers stand still, the flows are sent, the successor decides.
+
+use std::{
+    io,
+    sync::atomic::Ordering::{Acquire, Relaxed, Release},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+
+use super::export;
+use crate::{
+    handover::flows::{self, Header, IMAGE_BYTES},
+    supervisor::{Supervisor, listen, plan::name, seats},
+    sys::{poll, process, time},
+    table::{Decision, HandoverState},
+};
+use proxy_common::lease::{PRIMARY, SEATS, STANDBY};
+
+/// Time that workers have to come to a stand, nanoseconds: much more than a turn.
+const PARK_LIMIT: u64 = 300_000_000;
+/// Time that the successor has from there, nanoseconds. The twin thinks this supervisor dead after 3 s.
+const MOVE_LIMIT: u64 = 2_000_000_000;
+/// How often it is looked whether they have.
+const LOOK: Duration = Duration::from_micros(100);
+
+impl Supervisor {
+    /// Moves the flows. Does not come back if the successor takes them; else everything is as it was.
+    pub(super) fn move_flows(&mut self, now: u64) {
+        let cell = &self.setup.table.supervisor().handover;
+        self.setup.decision.allow();
+        cell.set_state(HandoverState::Moving);
+        if !self.park(now) {
+            // One of them hangs, which the plan sees to. Another try when both pools are well.
+            self.setup.decision.decide(Decision::Kept);
+            self.unpark();
+            cell.set_state(HandoverState::Preparing);
+            return;
+        }
+        let parked_at = time::monotonic_ns();
+        let outcome = self.send_flows(parked_at).and_then(|()| self.await_decision(parked_at + MOVE_LIMIT));
+        if !self.setup.decision.decide(Decision::Kept) && self.setup.decision.get() == Decision::Taken {
+            self.leave();
+        }
+        self.unpark();
+        self.step_back();
+        let why =
+            outcome.err().map_or("it did not take over within 2 s".to_owned(), |error| format!("{error:#}"));
+        self.give_up(&why);
+    }
+
+    /// Lets all workers come to a stand. Answers whether they have.
+    fn park(&self, now: u64) -> bool {
+        let table = self.setup.table;
+        table.supervisor().parking.store(1, Release);
+        seats::ring_all(&table);
+        let seated = || (0..SEATS as u32).filter(|seat| self.seats.children[*seat as usize].is_some());
+        let mut workers = seated().flat_map(|seat| table.workers(seat));
+        while !workers.clone().all(|worker| worker.parked.load(Acquire) == 1) {
+            if time::monotonic_ns() - now > PARK_LIMIT {
+                let hung = workers.position(|worker| worker.parked.load(Acquire) == 0);
+                tracing::warn!(worker = hung, "a worker does not come to a stand");
+                return false;
+            }
+            thread::sleep(LOOK);
+        }
+        true
+    }
+
+    /// Lets them go on, and waits for it, so that nobody is thought silent.
+    pub(super) fn unpark(&self) {
+        let table = self.setup.table;
+        table.supervisor().parking.store(0, Release);
+        seats::ring_all(&table);
+        let began = time::monotonic_ns();
+        let is_parked = |seat| table.workers(seat).iter().any(|worker| worker.parked.load(Acquire) == 1);
+        while [PRIMARY, STANDBY].into_iter().any(is_parked) && time::monotonic_ns() - began < PARK_LIMIT {
+            thread::sleep(LOOK);
+        }
+    }
+
+    fn send_flows(&mut self, parked_at_ns: u64) -> Result<()> {
+        self.handover.is_aside = true;
+        let setup = &mut self.setup;
+        listen::step_aside(setup.config, &mut setup.steering, &setup.sockets)?;
+        let (images, fds) = export::export(&setup.table);
+        let header = Header { image_bytes: IMAGE_BYTES, parked_at_ns, ledger: serde_json::Value::Null };
+        let Some(candidate) = &self.handover.candidate else { return Ok(()) };
+        let sent = candidate.line.send(&flows::encode(&header, &images), &fds);
+        sent.context("the flows cannot be sent to the successor")
+    }
+
+    /// Waits until the successor has decided, or cannot.
+    fn await_decision(&self, deadline: u64) -> Result<()> {
+        let Some(candidate) = &self.handover.candidate else { return Ok(()) };
+        let fds = [candidate.line.fd(), candidate.child.pidfd];
+        while self.setup.decision.get() == Decision::Pending {
+            let now = time::monotonic_ns();
+            self.setup.table.supervisor().looked_at.store(now, Relaxed);
+            if now >= deadline {
+                return Ok(());
+            }
+            let ready = poll::readable(&fds, Duration::from_millis(10))?;
+            if ready[0] {
+                match candidate.line.hear() {
+                    Ok(crate::handover::line::Word::Refused(why)) => anyhow::bail!(why),
+                    Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(error.into()),
+                    _ => {}
+                }
+            }
+            if ready[1] {
+                anyhow::bail!("it died before it took over");
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the kernel program back, if it was taken off and no successor has put its own there.
+    pub(super) fn step_back(&mut self) {
+        if !self.handover.is_aside {
+            return;
+        }
+        let setup = &mut self.setup;
+        let again = listen::step_aside(setup.config, &mut setup.steering, &setup.sockets);
+        match again.and_then(|()| listen::steer(setup.config, &mut setup.steering, &setup.sockets)) {
+            Ok(()) => self.handover.is_aside = false,
+            // Until then the kernel spreads new traffic over all workers, which is served too.
+            Err(error) => tracing::warn!(%error, "the kernel program is not back yet; trying again"),
+        }
+    }
+
+    /// Ends, with everything else of this supervisor, without closing anything for real: it is the successor's.
+    pub(super) fn leave(&mut self) -> ! {
+        let successor = self.handover.candidate.as_ref().map(|candidate| candidate.child.pid);
+        let own = self.seats.children.iter().flatten().chain(self.control.child()).chain(self.twin.child());
+        for child in own {
+            let _ = process::kill(*child);
+        }
+        tracing::info!(successor, primary = name(PRIMARY), "handed over");
+        process::exit_now(0)
+    }
+}

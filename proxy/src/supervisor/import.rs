@@ -1,0 +1,108 @@
+//! Writing what another supervisor hands over into the own flow table, as the flows of a pool that is no more.
+
+use anyhow::{Result, anyhow, bail};
+
+use super::{inherit::Inherited, setup::Setup};
+use crate::{
+    handover::flows::{Image, descriptor},
+    sys::Fd,
+    table::{Direction, Holder, Kind, Part, Record, State, Tag},
+};
+
+/// What it takes.
+pub struct Import<'a> {
+    /// The own setup.
+    pub setup: &'a Setup,
+    /// The offer.
+    pub inherited: &'a Inherited,
+    /// Descriptors that came with the flows.
+    pub fds: &'a [Fd],
+    /// The epoch that the flows get, which no pool has.
+    pub epoch: u32,
+}
+
+impl Import<'_> {
+    /// Writes all. Answers how many TCP connections and UDP flows there are.
+    ///
+    /// # Errors
+    /// Something is missing, or there is no room: then it would be lost.
+    pub fn all(&self, images: &[Image]) -> Result<(u64, u64)> {
+        let config = self.setup.config;
+        let listeners = self.inherited.offer.listeners.iter();
+        let listeners: Vec<_> = listeners.map(|offered| self.inherited.listener(config, offered)).collect();
+        let servers = self.inherited.offer.servers.iter();
+        let servers: Vec<_> = servers.map(|offered| self.inherited.server(config, offered)).collect();
+        let (mut tcp, mut udp) = (0, 0);
+        for (index, image) in images.iter().enumerate() {
+            let known = |numbers: &[Option<u32>], number: u32, what| {
+                let own = numbers.get(number as usize).copied().flatten();
+                own.ok_or_else(|| anyhow!("a flow of {what} {number}, which was not offered, is handed over"))
+            };
+            let listener = known(&listeners, image.listener, "listener")?;
+            let server = image.server().map(|server| known(&servers, server, "server")).transpose()?;
+            // As far as possible to the worker of the same number.
+            let workers = config.workers;
+            let worker = if image.worker < workers { image.worker } else { index as u32 % workers };
+            self.one(image, worker, listener, server)?;
+            if image.is_udp() { udp += 1 } else { tcp += 1 }
+        }
+        Ok((tcp, udp))
+    }
+
+    fn one(&self, image: &Image, worker: u32, listener: u32, server: Option<u32>) -> Result<()> {
+        let socket = self
+            .descriptor(image.socket)?
+            .ok_or_else(|| anyhow!("a flow without a socket is handed over"))?;
+        let record = self.record(socket)?;
+        let Some(state) = image.state() else { bail!("a flow in state {} is handed over", image.state) };
+        record.begin(state, worker, listener, image.active_ms);
+        record.set_server(server);
+        if image.is_udp() {
+            let (client, local) = image.addresses();
+            record.set_udp(client, local);
+            record.set(image.flags());
+            return self.tag(socket, Kind::UdpFlow);
+        }
+        record.set(image.flags());
+        record.set_opened(image.opened_ms);
+        record.set_all_tried(image.tried());
+        if let Some(upstream) = self.descriptor(image.upstream)? {
+            self.own(socket, upstream, Part::Upstream)?;
+            record.set_upstream(Some(upstream));
+            self.tag(upstream, Kind::Upstream)?;
+        }
+        for (direction, place) in Direction::BOTH.into_iter().zip(image.pipes) {
+            if let Some(pipe) = self.descriptor(place)? {
+                self.own(socket, pipe, Part::Pipe(direction))?;
+                record.set_holder(direction, Holder::Pipe(pipe));
+                self.tag(pipe, Kind::Pipe)?;
+            }
+        }
+        self.tag(socket, Kind::Client)
+    }
+
+    fn descriptor(&self, place: u32) -> Result<Option<Fd>> {
+        descriptor(self.fds, place).map_err(|why| anyhow!(why))
+    }
+
+    fn own(&self, client: Fd, part: Fd, what: Part) -> Result<()> {
+        let record = self.record(part)?;
+        record.set_state(State::Free);
+        record.set_owner(client, what);
+        Ok(())
+    }
+
+    fn record(&self, fd: Fd) -> Result<&'static Record> {
+        self.setup.table.record(fd).ok_or_else(|| anyhow!("there is no room for descriptor {}", fd.raw()))
+    }
+
+    fn tag(&self, fd: Fd, kind: Kind) -> Result<()> {
+        let cell = self
+            .setup
+            .table
+            .tag(fd)
+            .ok_or_else(|| anyhow!("there is no room for descriptor {}", fd.raw()))?;
+        cell.set(Tag::new(kind, self.epoch));
+        Ok(())
+    }
+}

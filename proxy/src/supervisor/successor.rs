@@ -1,0 +1,210 @@
+//! Taking over from another supervisor: a running proxy of this or another version, with other settings
+//! perhaps, that has started this process and offers it everything it has.
+
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+
+use super::{
+    Supervisor,
+    history::{Death, Unswept},
+    import::Import,
+    inherit::Inherited,
+    listen,
+    plan::Action,
+    seats, setup,
+};
+use crate::{
+    config::Config,
+    fault::{self, Point},
+    handover::{
+        flows,
+        line::{Line, Word},
+    },
+    sys::{fd, poll, process, time},
+    table::{Decision, DecisionCell, EstateStage, LostReason},
+};
+use proxy_common::lease::{PRIMARY, SEATS, STANDBY};
+
+/// Time that the own pools have to get ready.
+const START_LIMIT: Duration = Duration::from_secs(20);
+/// Time that the flows may take to come once this supervisor is ready: longer than the old one waits.
+const OFFER_LIMIT: Duration = Duration::from_secs(30);
+/// Time that the own workers have to claim what came: less than the old supervisor waits.
+const CLAIM_LIMIT: Duration = Duration::from_millis(1500);
+/// How often it is looked whether they have.
+const LOOK: Duration = Duration::from_micros(100);
+/// Wait between two looks at what is slow.
+const TICK: Duration = Duration::from_millis(2);
+
+/// Gets ready beside the supervisor at the other end of the line, takes over from it, and supervises until
+/// the end.
+///
+/// # Errors
+/// It does not come to that, and the other one goes on; or what failed later.
+pub fn run(config: Config, line: Line) -> Result<()> {
+    let inherited = Inherited::receive(line)?;
+    let setup = setup::open(config, Some(&inherited))?;
+    super::arm_faults(&setup)?;
+    let mut supervisor = Supervisor::new(setup);
+    supervisor.setup.table.supervisor().pid.set(std::process::id() as i32);
+    process::set_name(c"proxy");
+    supervisor.handover.binary = inherited.offer.binary.clone();
+    let taken = supervisor.get_ready(line).and_then(|()| supervisor.take_over(line, &inherited));
+    if let Err(error) = taken {
+        // Nothing is ended in good order: it would be the other one's.
+        supervisor.seats.children.iter().flatten().for_each(|pool| drop(process::kill(*pool)));
+        return Err(error);
+    }
+    supervisor.serve()
+}
+
+impl Supervisor {
+    /// Starts the own pools, which have nothing to do yet, and says so; then waits for the flows.
+    fn get_ready(&mut self, line: Line) -> Result<()> {
+        let began = Instant::now();
+        while ![PRIMARY, STANDBY].into_iter().all(|seat| self.plan.serves(seat)) {
+            if began.elapsed() > START_LIMIT {
+                bail!("the new pools are not ready after {} s", START_LIMIT.as_secs());
+            }
+            self.candidate_turn(line)?;
+        }
+        line.say(&Word::Ready).context("the running proxy does not listen any more")?;
+        let ready_at = Instant::now();
+        while !self.candidate_turn(line)? {
+            if ready_at.elapsed() > OFFER_LIMIT {
+                bail!("the running proxy has not handed over for {} s", OFFER_LIMIT.as_secs());
+            }
+        }
+        Ok(())
+    }
+
+    /// One turn before anything is taken over. Answers whether the line has something to tell.
+    fn candidate_turn(&mut self, line: Line) -> Result<bool> {
+        let now = time::monotonic_ns();
+        self.setup.table.supervisor().looked_at.store(now, std::sync::atomic::Ordering::Relaxed);
+        let liveness = self.setup.steering.liveness();
+        let seen = [PRIMARY, STANDBY].map(|seat| self.seats.look(&self.setup.table, liveness, seat, now));
+        for action in self.plan.tick(now, seen) {
+            match action {
+                Action::Bury { .. } | Action::Fence(_) => {
+                    bail!("a new pool died or hung before it had anything to do")
+                }
+                action => self.act(now, action),
+            }
+        }
+        for seat in [PRIMARY, STANDBY] {
+            self.setup.table.seat(seat).set_state(self.plan.state(seat));
+        }
+        Ok(poll::readable(&[line.fd()], TICK)?[0])
+    }
+
+    /// Takes over what comes by the line.
+    fn take_over(&mut self, line: Line, inherited: &Inherited) -> Result<()> {
+        let (document, fds) = line.receive_document().context("the running proxy did not hand over")?;
+        let (header, images) =
+            flows::decode(&document).map_err(|why| anyhow!("the flows are not understood: {why}"))?;
+        let epoch = seats::new_epoch(&self.setup.table);
+        let import = Import { setup: &self.setup, inherited, fds: &fds, epoch };
+        let count = import.all(&images)?;
+        fault::point(Point::ImportDone);
+        self.offer_to_workers(epoch)?;
+        self.setup.sockets.bind_rest(self.setup.config)?;
+        let decision =
+            DecisionCell::open(inherited.fds.decision).context("cannot map the word that decides")?;
+        if !decision.decide(Decision::Taken) {
+            bail!("the running proxy goes on: it has waited for too long");
+        }
+        self.go_on(epoch, PRIMARY);
+        let gap_us = seats::elapsed_us(header.parked_at_ns);
+        // It has ended, perhaps, which is what it was told to do.
+        let _ = line.say(&Word::Taken);
+        self.settle(inherited, header.ledger, gap_us);
+        let (tcp, udp) = count;
+        tracing::info!(
+            kind = inherited.offer.kind().label(),
+            from = inherited.offer.version,
+            version = env!("CARGO_PKG_VERSION"),
+            gap_us,
+            connections = tcp,
+            flows = udp,
+            "taken over from the supervisor before"
+        );
+        Ok(())
+    }
+
+    /// Lets the workers claim what was imported, and waits until they have.
+    fn offer_to_workers(&self, epoch: u32) -> Result<()> {
+        let table = self.setup.table;
+        let workers = table.workers(PRIMARY);
+        for worker in workers {
+            if !worker.estates.iter().any(|estate| estate.offer(epoch)) {
+                bail!("a new worker has no room for what it is offered");
+            }
+        }
+        seats::ring_all(&table);
+        let began = Instant::now();
+        let is_offered = || {
+            let mut estates = workers.iter().flat_map(|worker| &worker.estates);
+            estates.any(|estate| estate.stage() == EstateStage::Offered)
+        };
+        while is_offered() {
+            let mut pools = self.seats.children.iter().flatten();
+            if pools.any(|pool| process::is_dead(*pool, Duration::ZERO)) {
+                bail!("a new pool died when it was to take over");
+            }
+            if began.elapsed() > CLAIM_LIMIT {
+                bail!("the new workers have not taken over within {CLAIM_LIMIT:?}");
+            }
+            thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    /// The flows are this supervisor's. Nothing may fail from here on.
+    fn go_on(&mut self, epoch: u32, heir: u32) {
+        let setup = &mut self.setup;
+        setup.is_serving = true;
+        if let Err(error) = listen::steer(setup.config, &mut setup.steering, &setup.sockets) {
+            tracing::error!(%error, "new traffic cannot be steered; the kernel spreads it over all workers");
+        }
+        for estate in setup.table.workers(heir).iter().flat_map(|worker| &worker.estates) {
+            if estate.stage() == EstateStage::Claimed {
+                estate.set_stage(EstateStage::Left);
+            }
+        }
+        for (seat, worker) in
+            (0..SEATS as u32).flat_map(|seat| (0..setup.config.workers).map(move |worker| (seat, worker)))
+        {
+            let set = setup.table.worker(seat, worker).epoll.fd();
+            if let Err(error) = seats::open_queues(setup, set, seat, worker) {
+                tracing::error!(seat, worker, %error, "a worker's queues cannot be served by it");
+            }
+        }
+        seats::ring_all(&setup.table);
+        // Its leftovers are descriptors that no worker has claimed.
+        let (death, reason) = (Death::default(), LostReason::Corrupt);
+        self.unswept.push(Unswept { epoch, death, reason });
+        self.has_orphans = true;
+    }
+
+    /// What can be done after the traffic goes on.
+    fn settle(&mut self, inherited: &Inherited, _ledger: serde_json::Value, gap_us: u64) {
+        let offer = &inherited.offer;
+        let config = self.setup.config;
+        self.setup.table.supervisor().handover.succeed(offer.number, offer.kind(), gap_us);
+        listen::refresh(config, &self.setup.sockets);
+        self.setup.control_socket.own(true);
+        if config.control != offer.control {
+            let _ = fs::remove_file(&offer.control);
+            inherited.fds.control.into_iter().for_each(|unneeded| fd::replace(unneeded, self.setup.null));
+        }
+        if config.metrics != offer.metrics {
+            inherited.fds.metrics.into_iter().for_each(|unneeded| fd::replace(unneeded, self.setup.null));
+        }
+        self.notify.succeed(time::monotonic_ns());
+    }
+}
