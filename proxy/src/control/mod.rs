@@ -42,6 +42,8 @@ pub struct Context<'a> {
     pub orders_peer: Fd,
     /// The listening sockets by [`proxy_common::slot::index`].
     pub listening: Vec<Fd>,
+    /// Descriptors among them that are closed here.
+    pub unneeded: Vec<Fd>,
     /// The highest of the numbers that control needs.
     pub last_kept: Fd,
 }
@@ -62,7 +64,7 @@ pub fn run(context: Context<'_>) -> i32 {
 fn confine(context: &Context<'_>) -> anyhow::Result<()> {
     let first_not_kept = Fd::from_raw(context.last_kept.raw() + 1);
     fd::unshare_below(first_not_kept).context("cannot leave the shared descriptor table")?;
-    fd::close(context.orders_peer);
+    context.unneeded.iter().chain([&context.orders_peer]).for_each(|unneeded| fd::close(*unneeded));
     process::set_name(c"proxy-control");
     if let Some(user) = &context.config.user {
         credentials::become_user(user).with_context(|| format!("cannot become user {}", user.name))?;

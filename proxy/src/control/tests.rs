@@ -97,6 +97,7 @@ fn start(liveness: Liveness) -> Control {
             metrics: Some(Fd::keep(metrics_socket)),
             orders,
             listening: Vec::new(),
+            unneeded: Vec::new(),
             orders_peer: orders,
             last_kept: orders,
         })

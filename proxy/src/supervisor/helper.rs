@@ -58,6 +58,10 @@ impl Control {
     }
 
     fn start(&mut self, setup: &Setup, now: u64) {
+        let unneeded = retired(setup);
+        let none = Fd::from_raw(-1);
+        let listening = setup.sockets.all.iter();
+        let listening = listening.map(|socket| if unneeded.contains(socket) { none } else { *socket });
         let context = Context {
             config: setup.config.clone(),
             table: setup.table,
@@ -66,7 +70,8 @@ impl Control {
             metrics: setup.metrics,
             orders: setup.orders.1,
             orders_peer: setup.orders.0,
-            listening: setup.sockets.all.to_vec(),
+            listening: listening.collect(),
+            unneeded,
             last_kept: Fd::from_raw(setup.first_unneeded.raw() - 1),
         };
         forget_orders(setup);
@@ -86,6 +91,13 @@ impl Control {
         }
         self.started_at = now;
     }
+}
+
+/// Listening sockets that control must not have: the port would stay taken by its copies.
+fn retired(setup: &Setup) -> Vec<Fd> {
+    let listeners = (0..).zip(&setup.config.listeners).filter(|(_, listener)| listener.is_retired);
+    let slots = listeners.flat_map(|(number, _)| setup.sockets.of_listener(number));
+    slots.map(|slot| setup.sockets.all[slot as usize]).collect()
 }
 
 /// Empties the line of what a dead control had asked or was answered: the new one would take an

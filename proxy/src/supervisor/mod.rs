@@ -15,6 +15,7 @@ mod listen;
 mod notify;
 mod orders;
 mod plan;
+mod retired;
 mod seats;
 mod setup;
 mod successor;
@@ -49,6 +50,7 @@ use helper::Control;
 use history::{Death, History, Unswept};
 use notify::Notify;
 use plan::{Action, Plan, Policy, name};
+use retired::Retired;
 use seats::Seats;
 use setup::Setup;
 use twin::Twin;
@@ -103,6 +105,7 @@ struct Supervisor {
     own: Option<Child>,
     drain: Drain,
     handover: Handover,
+    retired: Retired,
     notify: Notify,
     history: History,
     /// By seat, until its next pool is ready.
@@ -128,6 +131,7 @@ impl Supervisor {
             own: None,
             drain: Drain::default(),
             handover: Handover::new(),
+            retired: Retired::default(),
             notify: Notify::from_environment(setup.config),
             history: History::new(setup.table),
             deaths: [Death::default(); SEATS],
@@ -174,6 +178,7 @@ impl Supervisor {
         seats::give_pipes(&self.setup);
         self.sweep();
         self.watch_handover(now);
+        self.retired.tick(&self.setup, now);
         let is_over = self.drain.tick(&self.setup, now);
         self.notify(now);
         if !is_over {

@@ -11,6 +11,7 @@ use super::{
     key::Key,
 };
 use crate::{
+    config::Listener,
     fault::{self as faults, Point},
     relay::{Lane, balance, servers, token::Token},
     sys::{Fd, epoll, fd::close, socket, udp},
@@ -33,7 +34,7 @@ impl Flows {
     /// The flow of a key, which begins now if there is none. To be called inside the opening window.
     ///
     /// # Errors
-    /// Why the datagrams are dropped. While the proxy drains no flow begins, as if no server were up.
+    /// Why the datagrams are dropped. Where nothing may begin ([`is_ending`]), as if no server were up.
     pub fn find_or_begin(&mut self, lane: &Lane, key: Key, now_ms: u32) -> Result<Held, DropReason> {
         let index = lane.table.index();
         let hash = index.hash(&key.bytes());
@@ -44,7 +45,7 @@ impl Flows {
                 return Ok(held);
             }
         }
-        if lane.table.supervisor().drain() != DrainState::No {
+        if is_ending(lane, key.listener) {
             return Err(DropReason::Upstream);
         }
         if !has_room(lane) {
@@ -157,6 +158,13 @@ fn count(lane: &Lane, key: &Key, server: Option<u32>) {
     if let Some(server) = server {
         lane.server(server).open.up();
     }
+}
+
+/// Whether no new flow may begin at a listener: the proxy drains, or the settings name it no more.
+pub fn is_ending(lane: &Lane, listener: u32) -> bool {
+    let is_retired = |settings: &Listener| settings.is_retired;
+    lane.table.supervisor().drain() != DrainState::No
+        || lane.config.listeners.get(listener as usize).is_some_and(is_retired)
 }
 
 fn has_room(lane: &Lane) -> bool {

@@ -34,12 +34,12 @@ use crate::{
         Fd, socket,
         udp::{BATCH, Destination, Inbox},
     },
-    table::{DrainState, DropReason, Entry, Kind, ListenerCounters, LostReason, Record, State, Tag, flag},
+    table::{DropReason, Entry, Kind, ListenerCounters, LostReason, Record, State, Tag, flag},
 };
 
 /// Bytes that one socket may receive in a turn; the batch that exceeds it is the last.
 const TURN_BYTES: usize = 400_000;
-/// Silence after which a flow counts as ended while the proxy drains.
+/// Silence after which a flow counts as ended while the proxy, or its listener, drains.
 const DRAIN_IDLE: Duration = Duration::from_secs(2);
 /// Receive calls for one socket in a turn.
 const TURN_CALLS: usize = 64 / BATCH;
@@ -116,10 +116,10 @@ impl Udp {
             self.flows.end(lane, fd);
             return true;
         }
-        // Nobody says when a flow has ended, so a proxy that drains does not wait for long.
-        let limit = match lane.table.supervisor().drain() {
-            DrainState::No => lane.config.udp_idle,
-            DrainState::Draining | DrainState::Drained => lane.config.udp_idle.min(DRAIN_IDLE),
+        // Nobody says when a flow has ended, so what drains does not wait for long.
+        let limit = match flows::is_ending(lane, record.listener()) {
+            false => lane.config.udp_idle,
+            true => lane.config.udp_idle.min(DRAIN_IDLE),
         };
         if !is_idle(record.active_ms(), now_ms, limit.as_millis()) {
             return false;

@@ -1,0 +1,61 @@
+//! Listeners that the settings name no more: what waits in them is served and what is open goes on; a listening
+//! socket that nothing needs any more is closed.
+
+use crate::sys::{
+    fd,
+    socket::{self, Protocol},
+};
+
+use super::setup::Setup;
+
+/// How often it is looked, nanoseconds.
+const LOOK: u64 = 100_000_000;
+
+/// What is known of them.
+#[derive(Debug, Default)]
+pub struct Retired {
+    looked_at: u64,
+    /// At the last look nothing waited in them, or was open by them. A datagram that begins nothing new, and a
+    /// connection between its accept and its record, are in neither for a moment: so twice in a row.
+    idle: Vec<u32>,
+}
+
+impl Retired {
+    /// Closes what nothing needs.
+    pub fn tick(&mut self, setup: &Setup, now: u64) {
+        if now - self.looked_at < LOOK {
+            return;
+        }
+        self.looked_at = now;
+        let retired = (0..).zip(&setup.config.listeners).filter(|(_, listener)| listener.is_retired);
+        let open = retired.filter(|(number, _)| slots(setup, *number).next().is_some());
+        let idle = open.filter(|(number, listener)| match listener.address.protocol {
+            Protocol::Tcp => slots(setup, *number).all(|slot| is_empty(setup, slot)),
+            Protocol::Udp => setup.table.open_at(*number as usize) == 0,
+        });
+        let idle: Vec<u32> = idle.map(|(number, _)| number).collect();
+        for number in idle.iter().filter(|number| self.idle.contains(number)) {
+            close(setup, *number);
+            tracing::info!(listener = %setup.config.listeners[*number as usize].address, "retired listener closed");
+        }
+        self.idle = idle;
+    }
+}
+
+fn slots(setup: &Setup, listener: u32) -> impl Iterator<Item = u32> + use<> {
+    let sockets = setup.sockets;
+    sockets.of_listener(listener).filter(move |slot| sockets.is_there(*slot))
+}
+
+fn is_empty(setup: &Setup, slot: u32) -> bool {
+    socket::accept_queue(setup.sockets.all[slot as usize]).is_ok_and(|waiting| waiting == 0)
+}
+
+/// The numbers stay taken, for no flow may get one that workers think a listening socket's.
+fn close(setup: &Setup, listener: u32) {
+    for slot in slots(setup, listener) {
+        let socket = setup.sockets.all[slot as usize];
+        socket::stop_listening(socket);
+        fd::replace(socket, setup.null);
+    }
+}
