@@ -10,8 +10,9 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, RawFd};
 
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, ReusePortSockArray},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, ReusePortSockArray},
     programs::{ProgramError, SkReuseport},
+    util::nr_cpus,
 };
 use proxy_common::{abi, lease::MAX_WORKERS, slot};
 
@@ -167,6 +168,28 @@ impl Steering {
         let sum = |index| counts.get(&index, 0).map(|by_processor| by_processor.iter().sum());
         let sums = (0..self.counters).map(sum).collect::<Result<_, _>>();
         sums.map_err(|error| SteeringError::of_map("read the verdict counters", error))
+    }
+
+    /// Goes on counting from `verdicts`, by [`slot::verdict_index`]; 0 for those that are missing. To be
+    /// done before [`Self::attach`]: what the program counts at the same time is lost.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn set_verdicts(&mut self, verdicts: &[u64]) -> Result<(), SteeringError> {
+        let refused = |error| SteeringError::of_map("set the verdict counters", error);
+        let of_processors =
+            |error| SteeringError::Io { what: "count the processors that there can be".to_owned(), error };
+        let processors = nr_cpus().map_err(|(_, error)| of_processors(error))?;
+        let map = map_mut(&mut self.bpf, abi::VERDICTS)?;
+        let mut counts =
+            PerCpuArray::<_, u64>::try_from(map).map_err(|error| unusable(abi::VERDICTS, error))?;
+        for (index, &verdict) in (0..self.counters).zip(verdicts).filter(|(_, verdict)| **verdict > 0) {
+            let mut by_processor = vec![0; processors];
+            by_processor[..1].fill(verdict);
+            let values = PerCpuValues::try_from(by_processor).map_err(of_processors)?;
+            counts.set(index, values, 0).map_err(refused)?;
+        }
+        Ok(())
     }
 
     /// The seat that new traffic of the listener went to last.

@@ -9,6 +9,7 @@ use group::{Family, Machine, SECOND, in_namespace, now, wait_for};
 use proxy::steering::Steering;
 use proxy_common::{
     lease::{Liveness, PRIMARY, STANDBY},
+    slot::verdict_index,
     steer::{Reason, choose},
 };
 use socket2::Type;
@@ -116,6 +117,22 @@ fn a_lease_that_runs_out_needs_nobody_in_user_space() {
         // A heartbeat brings it back.
         machine.liveness().renew(PRIMARY, 1, now() + 60 * SECOND);
         assert_eq!(machine.listeners[0].knock_first(), Some((PRIMARY, 1)));
+    });
+}
+
+#[test]
+fn verdicts_go_on_from_what_was_counted_before() {
+    in_namespace(|| {
+        let mut machine = Machine::udp(2);
+        let index = |listener, reason| verdict_index(listener, STANDBY, reason as u32) as usize;
+        let mut before = vec![0; index(1, Reason::Dropped) + 1];
+        before[index(0, Reason::BitClear)] = 1 << 40;
+        before[index(1, Reason::Dropped)] = 7;
+        machine.steering.set_verdicts(&before).expect("set");
+        machine.liveness().set_live(PRIMARY, false);
+        machine.listeners[0].knock_first().expect("let in");
+        let counted = (0, STANDBY, Reason::BitClear, (1 << 40) + 1);
+        assert_eq!(machine.verdicts(), [counted, (1, STANDBY, Reason::Dropped, 7)]);
     });
 }
 
