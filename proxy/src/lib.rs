@@ -17,3 +17,4 @@ pub mod steering;
 pub mod supervisor;
 pub mod sys;
 pub mod table;
+pub mod usage;

@@ -224,7 +224,7 @@ fn worker(view: &View<'_>, seat: u32, worker: u32, lease_ns: u64) -> WorkerStatu
         lease_remaining_ms: lease_ns / NS_PER_MS,
         connections: block.connections.get(),
         udp_flows: block.udp_flows.get(),
-        accepted: block.accepted.get(),
+        accepted: block.counters.accepted.get() + view.table.inherited_worker(seat, worker).accepted.get(),
     }
 }
 
@@ -246,9 +246,10 @@ fn server(view: &View<'_>, number: usize, server: &Server) -> ServerStatus {
         address: server.address.to_string(),
         up: state.failures.load(std::sync::atomic::Ordering::Relaxed) == 0,
         passed_over_ms: passed_over_ms(state, time::monotonic_ms()),
-        open: view.server_counters(number).map(|counters| counters.open.get()).sum(),
+        open: view.table.counters_of_server(number).map(|counters| counters.open.get()).sum(),
         failures: view
-            .server_counters(number)
+            .table
+            .counters_of_server(number)
             .flat_map(|counters| &counters.failures)
             .map(|count| count.get())
             .sum(),

@@ -64,7 +64,13 @@ fn table() -> Table {
         table.listener_counters(seat, 1)[0].accepted.add(10);
         table.listener_counters(seat, 0)[1].datagrams_received.add(20);
         table.server_counters(seat, 0)[1].failures[0].add(3);
+        table.worker(seat, 1).counters.turns.add(2);
+        table.inherited_worker(seat, 1).turns.add(30);
     }
+    table.inherited_listeners()[0].accepted.add(500);
+    table.inherited_servers()[1].failures[0].add(100);
+    table.inherited_rest().audits.add(9);
+    table.supervisor().ticks_inherited.add(1200);
     table
 }
 
@@ -169,7 +175,7 @@ fn status_is_as_promised() {
     assert!(status.supervisor.up);
     assert_eq!((status.pools[0].state.as_str(), status.pools[0].connections), ("ready", 5));
     assert!(status.pools[0].live && status.pools[0].lease_remaining_ms > 3_000_000);
-    assert_eq!((status.listeners[0].total, status.servers[1].failures), (20, 6));
+    assert_eq!((status.listeners[0].total, status.servers[1].failures), (520, 106));
     assert_eq!(status.listeners[1].address, "udp://[::1]:2");
 }
 
@@ -223,9 +229,12 @@ fn metrics_are_read_from_the_table() {
     let expected = [
         r#"proxy_pool_state{pool="standby",state="ready"} 1"#,
         r#"proxy_pool_state{pool="standby",state="dead"} 0"#,
-        r#"proxy_listener_connections_total{listener="tcp://127.0.0.1:1"} 20"#,
+        r#"proxy_listener_connections_total{listener="tcp://127.0.0.1:1"} 520"#,
         r#"proxy_udp_datagrams_received_total{listener="udp://[::1]:2"} 40"#,
-        r#"proxy_upstream_server_connect_failures_total{server="127.0.0.1:4",reason="refused"} 6"#,
+        r#"proxy_upstream_server_connect_failures_total{server="127.0.0.1:4",reason="refused"} 106"#,
+        r#"proxy_worker_turns_total{pool="standby",worker="1"} 32"#,
+        "proxy_takeover_audits_total 9",
+        "process_cpu_seconds_total 12",
         r#"proxy_steering_verdicts_total{listener="udp://[::1]:2",pool="standby",reason="bit_clear"} 126"#,
         r#"proxy_limit{what="connections"} 7"#,
         "proxy_supervisor_up 1",

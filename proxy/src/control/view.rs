@@ -1,4 +1,4 @@
-//! What control reads: the flow table, the steering maps and the listening sockets. It writes none.
+//! What control reads: the flow table, the steering maps and the listening sockets.
 
 use std::cell::Cell;
 
@@ -17,7 +17,7 @@ use crate::{
         socket::{self, Protocol},
         socket_memory, time,
     },
-    table::{DrainState, ListenerCounters, ServerCounters, ServerState, Table},
+    table::{DrainState, ListenerCounters, ServerState, Table},
 };
 
 /// The seats with the names that they have in metrics, status and logs.
@@ -56,8 +56,6 @@ pub struct View<'a> {
     pub metrics_refused: Cell<u64>,
     /// Whether it was logged that verdicts cannot be read.
     pub verdicts_missed: Cell<bool>,
-    /// Most processor time that was ever shown, clock ticks.
-    pub ticks_shown: Cell<u64>,
 }
 
 impl<'a> View<'a> {
@@ -70,7 +68,6 @@ impl<'a> View<'a> {
             control_refused: Cell::new(0),
             metrics_refused: Cell::new(0),
             verdicts_missed: Cell::new(false),
-            ticks_shown: Cell::new(0),
         }
     }
 
@@ -92,22 +89,9 @@ impl<'a> View<'a> {
         of_protocol.map(|(number, listener)| (number, listener.address.to_string()))
     }
 
-    /// Sums a quantity of a listener over all workers.
+    /// Sums a quantity of a listener over all workers, and what was inherited.
     pub fn sum_listener(&self, listener: usize, quantity: impl Fn(&ListenerCounters) -> u64) -> u64 {
-        self.lanes()
-            .map(|(seat, worker)| quantity(&self.table.listener_counters(seat, worker)[listener]))
-            .sum()
-    }
-
-    /// A server's counters, one of each worker.
-    pub fn server_counters(&self, server: usize) -> impl Iterator<Item = &'static ServerCounters> {
-        self.lanes().map(move |(seat, worker)| &self.table.server_counters(seat, worker)[server])
-    }
-
-    /// Every seat and worker.
-    pub fn lanes(&self) -> impl Iterator<Item = (u32, u32)> + use<> {
-        let workers = self.table.dimensions().workers as u32;
-        SEAT_NAMES.into_iter().flat_map(move |(seat, _)| (0..workers).map(move |worker| (seat, worker)))
+        self.table.counters_of_listener(listener).map(quantity).sum()
     }
 
     /// Connections that wait to be accepted from a TCP listener.

@@ -63,7 +63,7 @@ impl Worker {
                 _ => None,
             };
             if let Some(state) = adopted {
-                self.lane.block().adopted[state as usize].add(1);
+                self.lane.block().counters.adopted[state as usize].add(1);
                 if overwritten.contains(&tag.epoch) {
                     self.tcp.wake(&self.lane, fd);
                 }

@@ -37,7 +37,7 @@ impl Worker {
         let now_ms = self.now_ms();
         for (index, Claimed { client, generation, is_sound }) in claimed.into_iter().enumerate() {
             if let Some(state) = self.tcp.carry_on(&self.lane, client, generation, is_sound, now_ms) {
-                self.lane.block().adopted[state as usize].add(1);
+                self.lane.block().counters.adopted[state as usize].add(1);
             }
             self.beat_now_and_then(index);
         }
@@ -54,7 +54,7 @@ impl Worker {
                 Kind::Client => claimed.extend(self.claim_connection(fd, epochs)),
                 Kind::UdpFlow if self.udp.adopt(&self.lane, fd) => {
                     udp::migrate(&self.lane, fd, &[]);
-                    self.lane.block().adopted[AdoptedState::Udp as usize].add(1);
+                    self.lane.block().counters.adopted[AdoptedState::Udp as usize].add(1);
                 }
                 _ => {}
             }

@@ -86,8 +86,7 @@ impl Worker {
             if self.now_ns >= self.next_tick_ns {
                 self.tick();
             }
-            let turns = &self.lane.block().turns;
-            turns.store(turns.load(Relaxed) + 1, Relaxed);
+            self.lane.block().counters.turns.add(1);
         }
     }
 

@@ -142,7 +142,7 @@ fn place(number: u64) -> usize {
 }
 
 fn totals(table: &Table) -> Totals {
-    let adopted = |(state, _, _)| table.sum_workers(|worker| worker.adopted[state as usize].get());
+    let adopted = |(state, _, _)| table.sum_counters(|worker| worker.adopted[state as usize].get());
     (AdoptedState::ALL.map(adopted), LostReason::ALL.map(|(reason, _)| table.lost(reason)))
 }
 

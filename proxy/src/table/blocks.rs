@@ -7,7 +7,10 @@ use std::sync::atomic::{
 
 use zerocopy::{FromZeros, KnownLayout};
 
-use super::{Counter, Estate, Gauge, HandoverCell, Histogram, RECENT_TAKEOVERS, TakeoverCell};
+use super::{
+    Counted, Counter, Estate, Gauge, HandoverCell, Histogram, Lost, RECENT_TAKEOVERS, TakeoverCell, Visit,
+    WorkerCounters,
+};
 use crate::sys::{Fd, process::Child};
 
 /// A pool's state, as the supervisor sees it.
@@ -57,39 +60,6 @@ impl FailoverReason {
     /// All, with their label values.
     pub const ALL: [(Self, &'static str); 3] =
         [(Self::Killed, "killed"), (Self::Hung, "hung"), (Self::Manual, "manual")];
-}
-
-/// Why an established flow was lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LostReason {
-    /// Its pool died, and nobody adopted it: cut by the sweep.
-    PoolDied,
-    /// The same, because what the pool left had no heir: too many heirs died of it, or none had room.
-    NoHeir,
-    /// What the dead pool left of it made no sense to its heir.
-    Corrupt,
-    /// Its stream positions did not agree after its adoption, or could not be read.
-    Audit,
-}
-
-impl LostReason {
-    /// All, with their label values.
-    pub const ALL: [(Self, &'static str); 4] = [
-        (Self::PoolDied, "pool_died"),
-        (Self::NoHeir, "no_heir"),
-        (Self::Corrupt, "corrupt"),
-        (Self::Audit, "audit"),
-    ];
-}
-
-/// Established flows lost, by [`LostReason`].
-#[repr(C)]
-#[derive(Debug, FromZeros, KnownLayout)]
-pub struct Lost {
-    /// TCP connections.
-    pub tcp: [Counter; 4],
-    /// UDP flows.
-    pub udp: [Counter; 4],
 }
 
 /// The steps of a takeover, timed each.
@@ -222,18 +192,61 @@ pub struct SupervisorBlock {
     /// Control processes started after the first.
     pub control_restarts: Counter,
     /// By [`FailoverReason`].
-    pub failovers: [Counter; 3],
+    pub failovers: [Counter; FailoverReason::ALL.len()],
     /// Deaths of pools that had been ready, or had been left something to adopt: what they carried was
     /// taken over, were it nothing.
     pub takeovers: Counter,
     /// By [`TakeoverStage`].
-    pub takeover_duration: [Histogram; 5],
+    pub takeover_duration: [Histogram; TakeoverStage::ALL.len()],
     /// Flows that the sweep cut.
     pub lost: Lost,
     /// By number modulo their count.
     pub recent_takeovers: [TakeoverCell; RECENT_TAKEOVERS],
     /// Upgrades and reloads.
     pub handover: HandoverCell,
+    /// Processor time of the supervisors that handed over to this one, and of their processes, clock ticks.
+    pub ticks_inherited: Counter,
+    /// Most processor time that was ever shown, clock ticks; raised by control too.
+    pub ticks_shown: AtomicU64,
+}
+
+impl Counted for SupervisorBlock {
+    fn each_counter(&self, visit: &mut Visit<'_>) {
+        let Self {
+            pid: _,
+            gate: _,
+            drain: _,
+            parking: _,
+            looked_at: _,
+            successions,
+            twin: _,
+            control: _,
+            epochs: _,
+            pinned: _,
+            stop_at: _,
+            control_restarts,
+            failovers,
+            takeovers,
+            takeover_duration,
+            lost,
+            recent_takeovers: _,
+            handover,
+            // Carried on by the one who knows the time up to now: see `crate::usage`.
+            ticks_inherited: _,
+            ticks_shown: _,
+        } = self;
+        visit(&["successions"], successions);
+        visit(&["control_restarts"], control_restarts);
+        for ((_, reason), count) in FailoverReason::ALL.iter().zip(failovers) {
+            visit(&["failovers", reason], count);
+        }
+        visit(&["takeovers"], takeovers);
+        for ((_, stage), durations) in TakeoverStage::ALL.iter().zip(takeover_duration) {
+            durations.each_counter(&mut |name, count| visit(&["takeover_duration", stage, name[0]], count));
+        }
+        lost.each_counter(visit);
+        handover.each_counter(visit);
+    }
 }
 
 impl SupervisorBlock {
@@ -252,35 +265,6 @@ impl SupervisorBlock {
     }
 }
 
-/// What an adopted flow was about, for counting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AdoptedState {
-    /// TCP: accepted, not connecting yet.
-    Accepted,
-    /// TCP: connecting to a server.
-    Connecting,
-    /// TCP: nothing in flight.
-    Idle,
-    /// TCP: bytes in flight or to be moved, or one side ended.
-    Busy,
-    /// TCP: being closed.
-    Closing,
-    /// A UDP flow.
-    Udp,
-}
-
-impl AdoptedState {
-    /// All, with their label values: protocol and state.
-    pub const ALL: [(Self, &'static str, &'static str); 6] = [
-        (Self::Accepted, "tcp", "accepted"),
-        (Self::Connecting, "tcp", "connecting"),
-        (Self::Idle, "tcp", "idle"),
-        (Self::Busy, "tcp", "busy"),
-        (Self::Closing, "tcp", "closing"),
-        (Self::Udp, "udp", "established"),
-    ];
-}
-
 /// Written by the supervisor, one a seat.
 #[repr(C, align(64))]
 #[derive(Debug, FromZeros, KnownLayout)]
@@ -292,6 +276,13 @@ pub struct SeatBlock {
     state: AtomicU32,
     /// Pools started in this seat after the first.
     pub restarts: Counter,
+}
+
+impl Counted for SeatBlock {
+    fn each_counter(&self, visit: &mut Visit<'_>) {
+        let Self { child: _, epoch: _, state: _, restarts } = self;
+        visit(&["restarts"], restarts);
+    }
 }
 
 impl SeatBlock {
@@ -325,8 +316,6 @@ pub struct WorkerBlock {
     pub running: AtomicU32,
     /// 1 while it stands still between two turns, because [`SupervisorBlock::parking`] says so.
     pub parked: AtomicU32,
-    /// Turns of its loop.
-    pub turns: AtomicU64,
     /// TCP connections that it has open.
     pub connections: Gauge,
     /// UDP flows that it has open.
@@ -339,18 +328,8 @@ pub struct WorkerBlock {
     pub pipes_free: Gauge,
     /// Pipes lent to flows.
     pub pipes_lent: Gauge,
-    /// Turns in which a flow had to wait for a pipe.
-    pub pipe_waits: Counter,
-    /// Connections accepted.
-    pub accepted: Counter,
-    /// Flows adopted, by [`AdoptedState`].
-    pub adopted: [Counter; 6],
-    /// Flows that were left to it and that it did not carry on.
-    pub lost: Lost,
-    /// Directions of adopted connections whose stream positions did not agree.
-    pub audit_mismatches: Counter,
-    /// Directions of adopted connections that were audited.
-    pub audits: Counter,
+    /// What it has counted.
+    pub counters: WorkerCounters,
     /// What dead workers have left to this one.
     pub estates: [Estate; 16],
 }

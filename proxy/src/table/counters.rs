@@ -26,6 +26,16 @@ impl Counter {
     }
 }
 
+/// Is told a counter, and its name as words. See [`Counted`].
+pub type Visit<'a> = dyn FnMut(&[&str], &Counter) + 'a;
+
+/// What holds counters. One list of them serves writing them down and reading them again, so that no
+/// counter is forgotten on one side; and it names every field, so that none is forgotten on both.
+pub trait Counted {
+    /// Visits every counter. The names are a contract with the supervisor of another version.
+    fn each_counter(&self, visit: &mut Visit<'_>);
+}
+
 /// A number that goes up and down.
 #[repr(transparent)]
 #[derive(Debug, FromZeros, KnownLayout)]
@@ -56,6 +66,10 @@ impl Gauge {
 /// Upper bounds of a [`Histogram`]'s buckets, milliseconds; the last bucket is everything above.
 pub const HISTOGRAM_BOUNDS_MS: [u64; 13] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000];
 
+/// The names of a [`Histogram`]'s buckets.
+const HISTOGRAM_BUCKETS: [&str; HISTOGRAM_BOUNDS_MS.len() + 1] =
+    ["1", "2", "5", "10", "20", "50", "100", "200", "500", "1000", "2000", "5000", "10000", "above"];
+
 /// Durations, counted by bucket (not cumulated).
 #[repr(C)]
 #[derive(Debug, FromZeros, KnownLayout)]
@@ -72,6 +86,16 @@ impl Histogram {
         let above = |bound: &&u64| microseconds > **bound * 1000;
         self.buckets[HISTOGRAM_BOUNDS_MS.iter().take_while(above).count()].add(1);
         self.sum_us.add(microseconds);
+    }
+}
+
+impl Counted for Histogram {
+    fn each_counter(&self, visit: &mut Visit<'_>) {
+        let Self { buckets, sum_us } = self;
+        for (bound, count) in HISTOGRAM_BUCKETS.iter().zip(buckets) {
+            visit(&[bound], count);
+        }
+        visit(&["sum_us"], sum_us);
     }
 }
 
@@ -127,7 +151,7 @@ pub struct ListenerCounters {
     /// Connections or flows open now.
     pub open: Gauge,
     /// Rejected connections, by [`Rejection`].
-    pub rejected: [Counter; 3],
+    pub rejected: [Counter; Rejection::ALL.len()],
     /// Bytes from clients.
     pub received_bytes: Counter,
     /// Bytes to clients.
@@ -137,7 +161,7 @@ pub struct ListenerCounters {
     /// UDP datagrams to clients.
     pub datagrams_sent: Counter,
     /// UDP datagrams dropped either way, by [`DropReason`].
-    pub datagrams_dropped: [Counter; 5],
+    pub datagrams_dropped: [Counter; DropReason::ALL.len()],
     /// UDP datagrams from clients, sent on by a flow of another worker.
     pub foreign_datagrams: Counter,
     /// Connections closed because nothing came or went for `--idle-timeout`.
@@ -153,6 +177,36 @@ impl ListenerCounters {
     /// Counts dropped datagrams.
     pub fn dropped(&self, reason: DropReason, datagrams: u64) {
         self.datagrams_dropped[reason as usize].add(datagrams);
+    }
+}
+
+impl Counted for ListenerCounters {
+    fn each_counter(&self, visit: &mut Visit<'_>) {
+        let Self {
+            accepted,
+            open: _,
+            rejected,
+            received_bytes,
+            sent_bytes,
+            datagrams_received,
+            datagrams_sent,
+            datagrams_dropped,
+            foreign_datagrams,
+            idle_closed,
+        } = self;
+        visit(&["accepted"], accepted);
+        for ((_, reason), count) in Rejection::ALL.iter().zip(rejected) {
+            visit(&["rejected", reason], count);
+        }
+        visit(&["received_bytes"], received_bytes);
+        visit(&["sent_bytes"], sent_bytes);
+        visit(&["datagrams_received"], datagrams_received);
+        visit(&["datagrams_sent"], datagrams_sent);
+        for ((_, reason), count) in DropReason::ALL.iter().zip(datagrams_dropped) {
+            visit(&["datagrams_dropped", reason], count);
+        }
+        visit(&["foreign_datagrams"], foreign_datagrams);
+        visit(&["idle_closed"], idle_closed);
     }
 }
 
@@ -188,9 +242,20 @@ pub struct ServerCounters {
     /// Connections and flows open now, or being made.
     pub open: Gauge,
     /// Failures to connect, by [`ConnectFailure`].
-    pub failures: [Counter; 4],
+    pub failures: [Counter; ConnectFailure::ALL.len()],
     /// How long connecting took.
     pub connect_duration: Histogram,
+}
+
+impl Counted for ServerCounters {
+    fn each_counter(&self, visit: &mut Visit<'_>) {
+        let Self { connections, open: _, failures, connect_duration } = self;
+        visit(&["connections"], connections);
+        for ((_, reason), count) in ConnectFailure::ALL.iter().zip(failures) {
+            visit(&["failures", reason], count);
+        }
+        connect_duration.each_counter(&mut |name, count| visit(&["connect_duration", name[0]], count));
+    }
 }
 
 /// What all pools know of one upstream server. Several writers; a lost race costs a moment's
@@ -207,6 +272,12 @@ pub struct ServerState {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn buckets_are_called_by_their_bounds() {
+        let bounds = HISTOGRAM_BOUNDS_MS.map(|bound| bound.to_string());
+        assert_eq!(HISTOGRAM_BUCKETS[..bounds.len()], bounds);
+    }
 
     #[test]
     fn a_duration_lands_in_its_bucket() {

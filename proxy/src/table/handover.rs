@@ -14,7 +14,7 @@ use std::{
 
 use zerocopy::{FromZeros, KnownLayout};
 
-use super::{ChildCell, Counter, Gauge};
+use super::{ChildCell, Counted, Counter, Gauge, Visit};
 use crate::sys::{Fd, memory::SharedMemory};
 
 /// Whose the flows are.
@@ -151,6 +151,28 @@ pub struct HandoverCell {
     pub failed: [Counter; HandoverKind::ALL.len()],
     /// Sum of all gaps, microseconds.
     pub gaps_us: Counter,
+}
+
+impl Counted for HandoverCell {
+    fn each_counter(&self, visit: &mut Visit<'_>) {
+        let Self {
+            candidate: _,
+            kind: _,
+            state: _,
+            reason_len: _,
+            reason: _,
+            number: _,
+            gap_us: _,
+            done,
+            failed,
+            gaps_us,
+        } = self;
+        for (index, (_, kind)) in HandoverKind::ALL.iter().enumerate() {
+            visit(&["handovers", kind, "done"], &done[index]);
+            visit(&["handovers", kind, "failed"], &failed[index]);
+        }
+        visit(&["handover_gaps_us"], gaps_us);
+    }
 }
 
 impl HandoverCell {

@@ -14,14 +14,15 @@ mod tag;
 mod takeover;
 mod using;
 mod window;
+mod work;
 
 pub use blocks::{
-    AdoptedState, ChildCell, DrainState, FailoverReason, Lost, LostReason, NumberCell, PoolState, SeatBlock,
-    SupervisorBlock, TakeoverStage, WorkerBlock,
+    ChildCell, DrainState, FailoverReason, NumberCell, PoolState, SeatBlock, SupervisorBlock, TakeoverStage,
+    WorkerBlock,
 };
 pub use counters::{
-    ConnectFailure, Counter, DropReason, Gauge, HISTOGRAM_BOUNDS_MS, Histogram, ListenerCounters, Rejection,
-    ServerCounters, ServerState,
+    ConnectFailure, Counted, Counter, DropReason, Gauge, HISTOGRAM_BOUNDS_MS, Histogram, ListenerCounters,
+    Rejection, ServerCounters, ServerState, Visit,
 };
 pub use estate::{Estate, EstateStage};
 pub use handover::{Decision, DecisionCell, HandoverCell, HandoverKind, HandoverState};
@@ -31,6 +32,7 @@ pub use tag::{Kind, Tag, TagCell};
 pub use takeover::{RECENT_TAKEOVERS, TakeoverCell};
 pub use using::Using;
 pub use window::{GATE_LIMIT_MS, Window, closed_gate};
+pub use work::{AdoptedState, Lost, LostReason, WorkerCounters};
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -65,6 +67,7 @@ pub struct Dimensions {
 struct Layout {
     seats: usize,
     workers: usize,
+    inherited: usize,
     listeners: usize,
     server_counters: usize,
     servers: usize,
@@ -90,8 +93,10 @@ impl Layout {
         part(size_of::<SupervisorBlock>(), 1);
         let seats = part(size_of::<SeatBlock>(), SEATS);
         let workers = part(size_of::<WorkerBlock>(), all_workers);
-        let listeners = part(size_of::<ListenerCounters>(), all_workers * listeners);
-        let server_counters = part(size_of::<ServerCounters>(), all_workers * servers);
+        // Of what was inherited: by worker and one more for workers that are no more; a lane more than workers.
+        let inherited = part(size_of::<WorkerCounters>(), all_workers + 1);
+        let listeners = part(size_of::<ListenerCounters>(), (all_workers + 1) * listeners);
+        let server_counters = part(size_of::<ServerCounters>(), (all_workers + 1) * servers);
         let servers = part(size_of::<ServerState>(), servers);
         let events = part(size_of::<[EventBuffer; EVENT_BUFFERS]>(), all_workers);
         let tags = part(size_of::<TagCell>(), descriptors);
@@ -101,6 +106,7 @@ impl Layout {
         Self {
             seats,
             workers,
+            inherited,
             listeners,
             server_counters,
             servers,
@@ -205,15 +211,44 @@ impl Table {
     /// A worker's counters, by listener.
     pub fn listener_counters(&self, seat: u32, worker: u32) -> &'static [ListenerCounters] {
         let count = self.dimensions.listeners;
-        let first = self.lane(seat, worker) * count;
-        &self.memory.slice(self.layout.listeners, self.all_workers() * count)[first..first + count]
+        &self.all_listener_counters()[self.lane(seat, worker) * count..][..count]
     }
 
     /// A worker's counters, by upstream server.
     pub fn server_counters(&self, seat: u32, worker: u32) -> &'static [ServerCounters] {
         let count = self.dimensions.servers;
-        let first = self.lane(seat, worker) * count;
-        &self.memory.slice(self.layout.server_counters, self.all_workers() * count)[first..first + count]
+        &self.all_server_counters()[self.lane(seat, worker) * count..][..count]
+    }
+
+    /// A listener's counters: those of all workers, and what was inherited.
+    pub fn counters_of_listener(&self, listener: usize) -> impl Iterator<Item = &'static ListenerCounters> {
+        self.all_listener_counters().iter().skip(listener).step_by(self.dimensions.listeners)
+    }
+
+    /// An upstream server's counters: those of all workers, and what was inherited.
+    pub fn counters_of_server(&self, server: usize) -> impl Iterator<Item = &'static ServerCounters> {
+        self.all_server_counters().iter().skip(server).step_by(self.dimensions.servers)
+    }
+
+    /// What was inherited of listeners: counted under supervisors that handed over to this one. Like all
+    /// that was inherited it is written once, by the supervisor, and its gauges are 0.
+    pub fn inherited_listeners(&self) -> &'static [ListenerCounters] {
+        &self.all_listener_counters()[self.all_workers() * self.dimensions.listeners..]
+    }
+
+    /// What was inherited of upstream servers.
+    pub fn inherited_servers(&self) -> &'static [ServerCounters] {
+        &self.all_server_counters()[self.all_workers() * self.dimensions.servers..]
+    }
+
+    /// What was inherited of the worker of this number in this seat.
+    pub fn inherited_worker(&self, seat: u32, worker: u32) -> &'static WorkerCounters {
+        &self.all_inherited_workers()[self.lane(seat, worker)]
+    }
+
+    /// What was inherited of workers whose numbers there are no more.
+    pub fn inherited_rest(&self) -> &'static WorkerCounters {
+        &self.all_inherited_workers()[self.all_workers()]
     }
 
     /// What all pools know of each upstream server.
@@ -251,8 +286,8 @@ impl Table {
     pub fn lost(&self, reason: LostReason) -> [u64; 2] {
         let lost = &self.supervisor().lost;
         let swept = [&lost.tcp, &lost.udp].map(|counts| counts[reason as usize].get());
-        let tcp = self.sum_workers(|worker| worker.lost.tcp[reason as usize].get());
-        let udp = self.sum_workers(|worker| worker.lost.udp[reason as usize].get());
+        let tcp = self.sum_counters(|worker| worker.lost.tcp[reason as usize].get());
+        let udp = self.sum_counters(|worker| worker.lost.udp[reason as usize].get());
         [swept[0] + tcp, swept[1] + udp]
     }
 
@@ -281,6 +316,26 @@ impl Table {
     /// Sums a quantity over the workers of both seats.
     pub fn sum_workers(&self, quantity: impl Fn(&WorkerBlock) -> u64) -> u64 {
         (0..SEATS as u32).flat_map(|seat| self.workers(seat)).map(quantity).sum()
+    }
+
+    /// Sums what workers have counted: those of both seats, and those that were inherited.
+    pub fn sum_counters(&self, quantity: impl Fn(&WorkerCounters) -> u64) -> u64 {
+        let inherited: u64 = self.all_inherited_workers().iter().map(&quantity).sum();
+        inherited + self.sum_workers(|worker| quantity(&worker.counters))
+    }
+
+    fn all_listener_counters(&self) -> &'static [ListenerCounters] {
+        let count = (self.all_workers() + 1) * self.dimensions.listeners;
+        self.memory.slice(self.layout.listeners, count)
+    }
+
+    fn all_server_counters(&self) -> &'static [ServerCounters] {
+        let count = (self.all_workers() + 1) * self.dimensions.servers;
+        self.memory.slice(self.layout.server_counters, count)
+    }
+
+    fn all_inherited_workers(&self) -> &'static [WorkerCounters] {
+        self.memory.slice(self.layout.inherited, self.all_workers() + 1)
     }
 
     fn all_workers(&self) -> usize {
@@ -312,6 +367,17 @@ mod tests {
                 assert_eq!(table.worker(seat, worker).epoll.get(), 0);
             }
         }
+        table.inherited_listeners()[1].accepted.add(100);
+        table.inherited_servers()[4].connections.add(100);
+        table.inherited_worker(1, 2).audits.add(100);
+        table.inherited_rest().audits.add(1000);
+        table.worker(1, 2).counters.audits.add(1);
+        let accepted =
+            |listener| table.counters_of_listener(listener).map(|of| of.accepted.get()).sum::<u64>();
+        assert_eq!((accepted(0), accepted(1)), (0, 106));
+        let made = |server| table.counters_of_server(server).map(|of| of.connections.get()).sum::<u64>();
+        assert_eq!((made(3), made(4)), (0, 106));
+        assert_eq!(table.sum_counters(|worker| worker.audits.get()), 1101);
         assert_eq!(table.tag(last).unwrap().get(), Tag::new(Kind::Client, 9));
         assert_eq!(table.record(last).unwrap().listener(), 1);
         let flow = Entry { fd: last, generation: 1 };

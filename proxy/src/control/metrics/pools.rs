@@ -37,7 +37,7 @@ pub fn families(view: &View<'_>) -> Vec<Family> {
         turns,
         pipes(view),
         Family::counter("proxy_pipe_waits_total", "Times that a connection had to wait for a free pipe.")
-            .of(view.table.sum_workers(|worker| worker.pipe_waits.get()) as f64),
+            .of(view.table.sum_counters(|worker| worker.pipe_waits.get()) as f64),
     ]
 }
 
@@ -97,11 +97,12 @@ fn workers(view: &View<'_>) -> (Family, Family) {
     let mut turns =
         Family::counter("proxy_worker_turns_total", "Turns of the loops of the workers of this number.");
     for (seat, pool) in SEAT_NAMES {
-        for (number, worker) in view.table.workers(seat).iter().enumerate() {
+        for (number, worker) in (0..).zip(view.table.workers(seat)) {
+            let (own, before) = (&worker.counters, view.table.inherited_worker(seat, number));
             let number = number.to_string();
             let labels = [("pool", pool), ("worker", number.as_str())];
-            accepted.add(&labels, worker.accepted.get() as f64);
-            turns.add(&labels, worker.turns.load(Relaxed) as f64);
+            accepted.add(&labels, (own.accepted.get() + before.accepted.get()) as f64);
+            turns.add(&labels, (own.turns.get() + before.turns.get()) as f64);
         }
     }
     (accepted, turns)

@@ -2,12 +2,13 @@
 //! over its processes.
 
 use super::{
-    super::view::{SEAT_NAMES, View, supervisor_is_up},
+    super::view::{View, supervisor_is_up},
     family::Family,
 };
 use crate::{
     procfs::{self, TICKS_PER_SECOND},
     table::{DrainState, Kind},
+    usage,
 };
 
 pub fn families(view: &View<'_>) -> Vec<Family> {
@@ -70,15 +71,14 @@ fn limits(view: &View<'_>) -> Family {
 
 fn resources(view: &View<'_>) -> Vec<Family> {
     let supervisor = view.table.supervisor().pid.get();
-    let mut pids = vec![supervisor, view.table.supervisor().twin.pid(), std::process::id() as i32];
-    pids.extend(SEAT_NAMES.map(|(seat, _)| view.table.seat(seat).child.pid()));
-    pids.retain(|pid| *pid > 0);
+    let pids = usage::processes(&view.table);
     vec![
         Family::counter(
             "process_cpu_seconds_total",
-            "Processor time of supervisor, pools and control, dead ones too, in seconds.",
+            "Processor time of supervisor, pools and control, dead ones and those that handed over too, in \
+             seconds.",
         )
-        .of(ticks(view, supervisor, &pids) as f64 / TICKS_PER_SECOND),
+        .of(usage::ticks(&view.table) as f64 / TICKS_PER_SECOND),
         Family::gauge(
             "process_resident_memory_bytes",
             "Resident memory of supervisor, pools and control in bytes; shared pages count once for each.",
@@ -93,15 +93,6 @@ fn resources(view: &View<'_>) -> Vec<Family> {
         .of(view.table.dimensions().descriptors as f64),
         start_time(supervisor),
     ]
-}
-
-/// Processor time of all. The time of a process that has died is found again among its parent's
-/// children's, but not at the same moment: what was shown once is never taken back.
-fn ticks(view: &View<'_>, supervisor: i32, pids: &[i32]) -> u64 {
-    let living: u64 = pids.iter().filter_map(|pid| procfs::process(*pid)).map(|process| process.ticks).sum();
-    let dead = procfs::process(supervisor).map_or(0, |process| process.children_ticks);
-    view.ticks_shown.set(view.ticks_shown.get().max(living + dead));
-    view.ticks_shown.get()
 }
 
 fn open_descriptors(view: &View<'_>, supervisor: i32) -> u64 {

@@ -34,7 +34,7 @@ fn up(view: &View<'_>) -> Family {
 
 fn summed(view: &View<'_>, mut family: Family, quantity: impl Fn(&ServerCounters) -> u64) -> Family {
     for (number, server) in view.config.servers.iter().enumerate() {
-        let sum: u64 = view.server_counters(number).map(&quantity).sum();
+        let sum: u64 = view.table.counters_of_server(number).map(&quantity).sum();
         family.add(&[("server", &server.name)], sum as f64);
     }
     family
@@ -47,8 +47,11 @@ fn failures(view: &View<'_>) -> Family {
     );
     for (number, server) in view.config.servers.iter().enumerate() {
         for (reason, label) in ConnectFailure::ALL {
-            let sum: u64 =
-                view.server_counters(number).map(|counters| counters.failures[reason as usize].get()).sum();
+            let sum: u64 = view
+                .table
+                .counters_of_server(number)
+                .map(|counters| counters.failures[reason as usize].get())
+                .sum();
             family.add(&[("server", &server.name), ("reason", label)], sum as f64);
         }
     }
@@ -61,7 +64,7 @@ fn durations(view: &View<'_>) -> Family {
         "How long it took to connect to the server by TCP, in seconds.",
     );
     for (number, server) in view.config.servers.iter().enumerate() {
-        let parts = view.server_counters(number).map(|counters| &counters.connect_duration);
+        let parts = view.table.counters_of_server(number).map(|counters| &counters.connect_duration);
         family.add_histogram(&[("server", &server.name)], parts);
     }
     family

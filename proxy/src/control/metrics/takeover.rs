@@ -37,18 +37,18 @@ pub fn families(view: &View<'_>) -> Vec<Family> {
         "TCP connections and UDP flows that were carried on after the death of their pool, by what they were about.",
     );
     for (state, protocol, label) in AdoptedState::ALL {
-        let count = view.table.sum_workers(|worker| worker.adopted[state as usize].get());
+        let count = view.table.sum_counters(|worker| worker.adopted[state as usize].get());
         adopted.add(&[("protocol", protocol), ("state", label)], count as f64);
     }
     let audits = Family::counter(
         "proxy_takeover_audits_total",
         "Directions of adopted TCP connections whose stream positions were compared.",
     )
-    .of(view.table.sum_workers(|worker| worker.audits.get()) as f64);
+    .of(view.table.sum_counters(|worker| worker.audits.get()) as f64);
     let mismatches = Family::counter(
         "proxy_takeover_audit_mismatches_total",
         "Directions of adopted TCP connections whose stream positions did not agree; the connections were reset.",
     )
-    .of(view.table.sum_workers(|worker| worker.audit_mismatches.get()) as f64);
+    .of(view.table.sum_counters(|worker| worker.audit_mismatches.get()) as f64);
     vec![failovers, takeovers, stages, adopted, audits, mismatches, lost]
 }

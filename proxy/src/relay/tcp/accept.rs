@@ -48,7 +48,7 @@ impl Tcp {
         let counters = lane.listener(record.listener());
         counters.accepted.add(1);
         counters.open.up();
-        lane.block().accepted.add(1);
+        lane.block().counters.accepted.add(1);
         lane.block().connections.up();
         if !has_room(lane) {
             counters.reject(Rejection::Limit);

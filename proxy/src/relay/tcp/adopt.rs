@@ -157,7 +157,7 @@ impl Tcp {
                 Direction::Up => (client, upstream),
                 Direction::Down => (upstream, client),
             };
-            lane.block().audits.add(1);
+            lane.block().counters.audits.add(1);
             match positions::audit(record, direction, source, sink) {
                 Ok(Finding::Whole | Finding::Broken) => {}
                 // Too busy to be read: it is not the one that died.
@@ -173,7 +173,7 @@ impl Tcp {
                         written,
                         "stream positions of an adopted connection do not agree: it is reset"
                     );
-                    lane.block().audit_mismatches.add(1);
+                    lane.block().counters.audit_mismatches.add(1);
                     self.lose(lane, client, record, LostReason::Audit);
                     return false;
                 }
@@ -229,7 +229,7 @@ impl Tcp {
 
     /// Resets a connection that cannot be carried on, and counts why.
     fn lose(&mut self, lane: &Lane, client: Fd, record: &'static Record, reason: LostReason) {
-        lane.block().lost.tcp[reason as usize].add(1);
+        lane.block().counters.lost.tcp[reason as usize].add(1);
         self.reset(lane, client, record);
     }
 
@@ -280,7 +280,7 @@ fn close_forgotten(lane: &Lane, client: Fd) {
     match socket::tcp_state(client) {
         Ok(state) if evidence::has_passed_end(state) => lane.close(client),
         Ok(_) => {
-            lane.block().lost.tcp[LostReason::Corrupt as usize].add(1);
+            lane.block().counters.lost.tcp[LostReason::Corrupt as usize].add(1);
             socket::reset(client);
             lane.close(client);
         }

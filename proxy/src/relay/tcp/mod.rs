@@ -149,7 +149,7 @@ impl Tcp {
             }
             Outcome::NoPipe => {
                 record.set(more);
-                lane.block().pipe_waits.add(1);
+                lane.block().counters.pipe_waits.add(1);
                 self.waiting.push(turn);
             }
             Outcome::Ended => self.pass_end(lane, client, record, direction, sink),

@@ -139,7 +139,7 @@ impl Udp {
         let is_known = |server| (server as usize) < lane.config.servers.len();
         let is_sound = record.state() == State::Established && record.has(flag::UDP);
         if !(is_sound && record.server().is_some_and(is_known)) {
-            let lost = &lane.block().lost;
+            let lost = &lane.block().counters.lost;
             let of_protocol = if record.has(flag::UDP) { &lost.udp } else { &lost.tcp };
             of_protocol[LostReason::Corrupt as usize].add(1);
             record.set_state(State::Free);
