@@ -7,6 +7,7 @@ pub mod config;
 pub mod control;
 mod fault;
 pub mod handover;
+pub mod ledger;
 pub mod limits;
 pub mod log;
 pub mod orders;

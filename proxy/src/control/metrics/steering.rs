@@ -6,6 +6,7 @@ use super::{
     super::view::{SEAT_NAMES, View},
     family::Family,
 };
+use crate::ledger::NO_LISTENER;
 
 pub fn families(view: &View<'_>) -> Vec<Family> {
     match view.steering.verdicts() {
@@ -26,7 +27,7 @@ fn family(view: &View<'_>, verdicts: &[u64]) -> Family {
          sockets that are not the proxy's.",
     );
     let listeners = view.config.listeners.iter().map(|listener| listener.address.to_string());
-    for (number, listener) in (0u32..).zip(listeners.chain(["none".into()])) {
+    for (number, listener) in (0u32..).zip(listeners.chain([NO_LISTENER.into()])) {
         for (seat, pool) in SEAT_NAMES {
             for reason in Reason::ALL {
                 let index = verdict_index(number, seat, reason as u32) as usize;
