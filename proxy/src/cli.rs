@@ -5,6 +5,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::settings::values::{Patience, duration, duration_or_never, ip_port};
+
 /// Where the control socket is unless `--control` says otherwise.
 pub const DEFAULT_CONTROL: &str = "/run/proxy/proxy.sock";
 
@@ -42,57 +44,61 @@ pub enum Verb {
     Completions(CompletionsArgs),
 }
 
-/// The settings of `run` and `check`.
+/// The settings of `run` and `check`. What is not given has the default that is named here, and in
+/// [`crate::config`] is.
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
+    /// Settings file; other flags given beside it win over what it says
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["listen", "upstream"])]
+    pub config: Option<PathBuf>,
     /// Address to listen on: tcp://IP:PORT or udp://IP:PORT; [::] takes IPv4 too. Repeatable
-    #[arg(short, long = "listen", value_name = "URL", required = true)]
+    #[arg(short, long, value_name = "URL", required_unless_present = "config")]
     pub listen: Vec<String>,
     /// Server to pass traffic on to: HOST:PORT, by the listener's own protocol. Repeatable
-    #[arg(short, long = "upstream", value_name = "HOST:PORT", required = true)]
+    #[arg(short, long, value_name = "HOST:PORT", required_unless_present = "config")]
     pub upstream: Vec<String>,
     /// Worker threads in each pool, 1 to 64 [default: one a CPU]
     #[arg(long, value_name = "N")]
     pub workers: Option<u32>,
-    /// How long a worker may be silent before the kernel passes it by
-    #[arg(long, value_name = "DURATION", default_value = "100ms", value_parser = duration)]
-    pub lease: Duration,
-    /// How long a worker may be silent before its pool is killed and replaced
-    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration)]
-    pub fence_after: Duration,
-    /// How long a new primary must be ready before new traffic returns to it
-    #[arg(long, value_name = "DURATION|never", default_value = "10s", value_parser = duration_or_never)]
-    pub failback_after: Patience,
+    /// How long a worker may be silent before the kernel passes it by [default: 100ms]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub lease: Option<Duration>,
+    /// How long a worker may be silent before its pool is killed and replaced [default: 1s]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub fence_after: Option<Duration>,
+    /// How long a new primary must be ready before new traffic returns to it [default: 10s]
+    #[arg(long, value_name = "DURATION|never", value_parser = duration_or_never)]
+    pub failback_after: Option<Patience>,
     /// Address to serve /metrics, /healthz and /readyz on [default: none]
     #[arg(long, value_name = "IP:PORT", value_parser = ip_port)]
     pub metrics: Option<SocketAddr>,
-    /// Where the control socket is made
-    #[arg(long, value_name = "PATH", default_value = DEFAULT_CONTROL)]
-    pub control: PathBuf,
-    /// User that pools and control run as, when started as root
-    #[arg(long, value_name = "NAME", default_value = "nobody")]
-    pub user: String,
-    /// Limit on one attempt to connect to a server
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
-    pub connect_timeout: Duration,
-    /// Close a connection on which nothing came or went for this long
-    #[arg(long, value_name = "DURATION|never", default_value = "1h", value_parser = duration_or_never)]
-    pub idle_timeout: Patience,
-    /// Forget a UDP flow on which nothing came or went for this long
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
-    pub udp_idle: Duration,
-    /// Idle time before TCP keepalive asks whether the peer is still there
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
-    pub keepalive: Duration,
+    /// Where the control socket is made [default: /run/proxy/proxy.sock]
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
+    /// User that pools and control run as, when started as root [default: nobody]
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// Limit on one attempt to connect to a server [default: 5s]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub connect_timeout: Option<Duration>,
+    /// Close a connection on which nothing came or went for this long [default: 1h]
+    #[arg(long, value_name = "DURATION|never", value_parser = duration_or_never)]
+    pub idle_timeout: Option<Patience>,
+    /// Forget a UDP flow on which nothing came or went for this long [default: 60s]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub udp_idle: Option<Duration>,
+    /// Idle time before TCP keepalive asks whether the peer is still there [default: 60s]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub keepalive: Option<Duration>,
     /// Limit on open TCP connections [default: what the descriptor limit allows]
     #[arg(long, value_name = "N")]
     pub max_connections: Option<usize>,
     /// Limit on UDP flows [default: what the descriptor limit allows]
     #[arg(long, value_name = "N")]
     pub max_flows: Option<usize>,
-    /// How long `stop` and SIGTERM let connections go on before they are cut
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
-    pub drain_timeout: Duration,
+    /// How long `stop` and SIGTERM let connections go on before they are cut [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub drain_timeout: Option<Duration>,
     /// How to write logs [default: text on a terminal, else json]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
@@ -158,33 +164,6 @@ pub struct CompletionsArgs {
     pub shell: Shell,
 }
 
-/// A duration, or `never`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Patience(pub Option<Duration>);
-
-fn duration(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(duration) if duration.is_zero() => Err("must be more than 0".into()),
-        Ok(duration) => Ok(duration),
-        Err(_) if text.parse::<f64>().is_ok() => Err(format!("needs a unit, such as {text}ms or {text}s")),
-        Err(error) => Err(format!("{error}; a duration looks like 100ms, 5s or 1m30s")),
-    }
-}
-
-fn duration_or_never(text: &str) -> Result<Patience, String> {
-    match text {
-        "never" => Ok(Patience(None)),
-        _ => match duration(text) {
-            Ok(duration) => Ok(Patience(Some(duration))),
-            Err(error) => Err(format!("{error}, or never")),
-        },
-    }
-}
-
-fn ip_port(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "is no IP:PORT; it looks like 127.0.0.1:9100".into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,21 +172,5 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn durations_carry_a_unit() {
-        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
-        assert_eq!(duration_or_never("never"), Ok(Patience(None)));
-        assert!(duration("100").unwrap_err().contains("needs a unit, such as 100ms"));
-        assert!(duration("0s").unwrap_err().contains("more than 0"));
-        assert!(duration("soon").unwrap_err().contains("looks like"));
-        assert!(duration_or_never("nevr").unwrap_err().ends_with("1m30s, or never"));
-    }
-
-    #[test]
-    fn an_address_has_ip_and_port() {
-        assert_eq!(ip_port("[::1]:9100"), Ok("[::1]:9100".parse().unwrap()));
-        assert!(ip_port("9100").unwrap_err().contains("looks like 127.0.0.1:9100"));
     }
 }

@@ -14,6 +14,7 @@ pub mod orders;
 pub mod pool;
 pub mod procfs;
 pub mod relay;
+pub mod settings;
 pub mod steering;
 pub mod supervisor;
 pub mod sys;

@@ -25,7 +25,6 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &RunArgs) -> ExitCode {
-    log::init(args.log_format);
     // There is one if a running proxy has started this one to hand over to it.
     let line = Line::from_environment();
     let refuse = |why: &str| match line {
@@ -40,6 +39,7 @@ fn run(args: &RunArgs) -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
+    log::init(config.log_format);
     match supervisor::run(config, line) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

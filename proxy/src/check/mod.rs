@@ -18,7 +18,7 @@ pub use finding::{Finding, Level};
 /// The verb; must be called while the process has one thread. Exit code 0 if `run` would work, else 1.
 pub fn run(args: &RunArgs) -> ExitCode {
     let findings = match Config::from_args(args) {
-        Ok(config) => everything(&config),
+        Ok(config) => everything(args, &config),
         Err(error) => vec![error.into()],
     };
     for finding in &findings {
@@ -28,8 +28,8 @@ pub fn run(args: &RunArgs) -> ExitCode {
     ExitCode::from(u8::from(findings.iter().any(|finding| finding.level == Level::Fail)))
 }
 
-fn everything(config: &Config) -> Vec<Finding> {
-    let mut findings = vec![Finding::ok("settings"), machine::user(config), machine::kernel()];
+fn everything(args: &RunArgs, config: &Config) -> Vec<Finding> {
+    let mut findings = vec![settings(args, config), machine::user(config), machine::kernel()];
     findings.extend([machine::descriptors(config), place::control_socket(&config.control)]);
     findings.extend(port::all(config));
     findings.extend([machine::steering(config), machine::clone()]);
@@ -37,4 +37,11 @@ fn everything(config: &Config) -> Vec<Finding> {
     // Last, for it makes threads, and cloning wants none.
     findings.extend(upstream::all(config));
     findings
+}
+
+fn settings(args: &RunArgs, config: &Config) -> Finding {
+    let file = args.config.as_ref().map_or(String::new(), |path| format!(" of {}", path.display()));
+    let (servers, upstreams) = (config.servers.len(), config.upstreams.len());
+    let addresses = config.listeners.len();
+    Finding::ok(format!("settings{file}: {addresses} addresses, {upstreams} upstreams, {servers} servers"))
 }

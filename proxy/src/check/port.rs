@@ -17,7 +17,8 @@ use crate::{
 pub fn all(config: &Config) -> Vec<Finding> {
     let listeners = config.listeners.iter().map(|listener| {
         let ListenAddress { protocol, address } = listener.address;
-        judge(format!("listen {}", listener.address), protocol, address, probe(config, listener))
+        let what = format!("listener {}: {}", listener.name, listener.address);
+        judge(what, protocol, address, probe(config, listener))
     });
     // The metrics address is bound by std, with the options that it sets.
     let metrics = config.metrics.iter().map(|address| {

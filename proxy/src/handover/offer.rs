@@ -36,7 +36,13 @@ pub struct Offer {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OfferedListener {
     /// As in the settings.
-    pub address: String,
+    pub name: String,
+    /// Whether it is UDP, else TCP.
+    pub is_udp: bool,
+    /// Where it is.
+    pub address: SocketAddr,
+    /// The name of its upstream.
+    pub upstream: String,
     /// Whether a wildcard leaves IPv4 to another listener.
     pub v6_only: bool,
     /// Listening sockets; none if it is retired and done.
@@ -139,8 +145,11 @@ mod tests {
     use super::*;
 
     fn offer() -> Offer {
-        let listener = |address: &str, sockets| OfferedListener {
-            address: address.into(),
+        let listener = |is_udp, sockets| OfferedListener {
+            name: "db".into(),
+            is_udp,
+            address: "0.0.0.0:1".parse().unwrap(),
+            upstream: "default".into(),
             v6_only: false,
             sockets,
             open: 3,
@@ -154,7 +163,7 @@ mod tests {
             epochs: 2,
             control: "/run/proxy/proxy.sock".into(),
             metrics: Some("127.0.0.1:9100".parse().unwrap()),
-            listeners: vec![listener("tcp://0.0.0.0:1", 4), listener("udp://0.0.0.0:1", 2)],
+            listeners: vec![listener(false, 4), listener(true, 2)],
             servers: Vec::new(),
         }
     }

@@ -8,7 +8,7 @@ use crate::{
         line::Line,
         offer::{Offer, Offered, OfferedListener, OfferedServer},
     },
-    sys::Fd,
+    sys::{Fd, socket::Protocol},
 };
 
 use super::control_socket::ControlSocket;
@@ -34,25 +34,20 @@ impl Inherited {
     }
 
     /// Adds to the settings what they do not name any more and what may still be open.
-    ///
-    /// # Errors
-    /// A listener's address is not understood.
-    pub fn retire(&self, config: &mut Config) -> Result<()> {
+    pub fn retire(&self, config: &mut Config) {
         for offered in &self.offer.listeners {
             let is_done = offered.sockets == 0 && offered.open == 0;
             if self.listener(config, offered).is_none() && !is_done {
-                let address = ListenAddress::parse(&offered.address).map_err(|error| anyhow!("{error}"))?;
-                config.listeners.push(Listener { address, v6_only: offered.v6_only, is_retired: true });
+                config.listeners.push(retired(config, offered));
             }
         }
         for offered in &self.offer.servers {
             let is_done = offered.is_retired && offered.open == 0;
             if self.server(config, offered).is_none() && !is_done {
-                let (name, address) = (offered.name.clone(), offered.address);
-                config.servers.push(Server { name, address, is_retired: true });
+                let (name, upstream) = (offered.name.clone(), offered.upstream.clone());
+                config.servers.push(Server { name, address: offered.address, upstream, is_retired: true });
             }
         }
-        Ok(())
     }
 
     /// The number that an offered listener has in the settings.
@@ -63,7 +58,8 @@ impl Inherited {
 
     /// The number that an offered server has in the settings.
     pub fn server(&self, config: &Config, offered: &OfferedServer) -> Option<u32> {
-        let is_it = |server: &Server| server.address == offered.address;
+        let is_it =
+            |server: &Server| server.address == offered.address && server.upstream == offered.upstream;
         config.servers.iter().position(is_it).map(|number| number as u32)
     }
 
@@ -87,5 +83,22 @@ impl Inherited {
 }
 
 fn is_same(listener: &Listener, offered: &OfferedListener) -> bool {
-    listener.address.to_string() == offered.address && listener.v6_only == offered.v6_only
+    listener.address == address(offered) && listener.v6_only == offered.v6_only
+}
+
+fn address(offered: &OfferedListener) -> ListenAddress {
+    let protocol = if offered.is_udp { Protocol::Udp } else { Protocol::Tcp };
+    ListenAddress { protocol, address: offered.address }
+}
+
+/// A connection that has no server yet still gets one, if there is such an upstream.
+fn retired(config: &Config, offered: &OfferedListener) -> Listener {
+    let upstream = config.upstreams.iter().position(|upstream| upstream.name == offered.upstream);
+    Listener {
+        name: offered.name.clone(),
+        address: address(offered),
+        upstream: upstream.map_or(u32::MAX, |number| number as u32),
+        v6_only: offered.v6_only,
+        is_retired: true,
+    }
 }

@@ -71,7 +71,7 @@ pub struct Setup {
 /// What failed, on what, and what to do.
 pub fn open(mut config: Config, inherited: Option<&Inherited>) -> Result<Setup> {
     if let Some(inherited) = inherited {
-        inherited.retire(&mut config)?;
+        inherited.retire(&mut config);
     }
     let descriptors = fd::raise_limit(MAX_DESCRIPTORS).context("cannot raise the descriptor limit")? as usize;
     let limits = Limits::divide(&config, descriptors)?;

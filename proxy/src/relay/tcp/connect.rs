@@ -18,7 +18,7 @@ impl Tcp {
     /// Chooses a server and starts to connect to it; if none is left, the client is reset.
     pub(super) fn connect(&mut self, lane: &Lane, client: Fd, record: &'static Record, now_ms: u32) {
         while record.tried().count_ones() < ATTEMPTS
-            && let Some(server) = servers::choose(lane, record.tried(), now_ms)
+            && let Some(server) = servers::choose(lane, record.listener(), record.tried(), now_ms)
         {
             record.set_server(Some(server));
             lane.server(server).open.up();
@@ -125,7 +125,7 @@ impl Tcp {
             if let Some(state) = lane.table.servers().get(server as usize) {
                 balance::note_failure(state, now_ms);
             }
-            record.set_tried(server);
+            record.set_tried(servers::tried_number(lane, record.listener(), server));
             record.set_server(None);
         }
         if let Some(upstream) = record.upstream() {

@@ -56,7 +56,7 @@ impl Flows {
 
     fn begin(&mut self, lane: &Lane, key: Key, now_ms: u32) -> Result<Held, DropReason> {
         for _ in 0..ATTEMPTS {
-            let server = servers::choose(lane, 0, now_ms).ok_or(DropReason::Upstream)?;
+            let server = servers::choose(lane, key.listener, 0, now_ms).ok_or(DropReason::Upstream)?;
             match open(lane, key, server, now_ms) {
                 Ok(entry) => return self.enter(lane, key, entry, server),
                 Err(error) if fault::is_exhausted(&error) => return Err(DropReason::Descriptors),

@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
+    config::{Config, Listener},
     fault::{NEXT_VARIABLE, VARIABLE as FAULT_VARIABLE},
     handover::{
         FORMAT,
@@ -17,7 +18,7 @@ use crate::{
         offer::{Offer, Offered, OfferedListener, OfferedServer},
     },
     supervisor::{Supervisor, setup::Setup},
-    sys::{Fd, credentials, exec},
+    sys::{Fd, credentials, exec, socket::Protocol},
     table::HandoverKind,
 };
 use std::sync::atomic::Ordering::Relaxed;
@@ -70,14 +71,17 @@ impl Supervisor {
         let setup = &self.setup;
         let (config, table) = (setup.config, setup.table);
         let listeners = (0..).zip(&config.listeners).map(|(number, listener)| OfferedListener {
-            address: listener.address.to_string(),
+            name: listener.name.clone(),
+            is_udp: listener.address.protocol == Protocol::Udp,
+            address: listener.address.address,
+            upstream: upstream_name(config, listener),
             v6_only: listener.v6_only,
             sockets: sockets(setup, number).len(),
             open: table.open_at(number as usize),
         });
         let servers = config.servers.iter().enumerate().map(|(number, server)| OfferedServer {
             name: server.name.clone(),
-            upstream: String::new(),
+            upstream: server.upstream.clone(),
             address: server.address,
             is_retired: server.is_retired,
             failures: table.servers()[number].failures.load(Relaxed),
@@ -96,6 +100,13 @@ impl Supervisor {
             servers: servers.collect(),
         }
     }
+}
+
+fn upstream_name(config: &Config, listener: &Listener) -> String {
+    config
+        .upstreams
+        .get(listener.upstream as usize)
+        .map_or_else(String::new, |upstream| upstream.name.clone())
 }
 
 fn offered(setup: &Setup) -> Offered<Fd> {

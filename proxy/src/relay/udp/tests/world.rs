@@ -12,7 +12,7 @@ use std::{
 use proxy_common::{lease::SEATS, slot};
 
 use crate::{
-    config::{Config, ListenAddress, Listener, Server},
+    config::{Config, ListenAddress, Listener, Server, Upstream},
     limits::Limits,
     relay::{Lane, Leases, token::Token, udp::Udp},
     sys::{
@@ -242,14 +242,21 @@ fn listening_sockets(listen: SocketAddr) -> (SocketAddr, Vec<Fd>) {
 }
 
 fn config(address: SocketAddr, servers: &[SocketAddr]) -> Config {
-    let server =
-        |address: &SocketAddr| Server { name: address.to_string(), address: *address, is_retired: false };
+    let server = |address: &SocketAddr| Server {
+        name: address.to_string(),
+        address: *address,
+        upstream: "default".into(),
+        is_retired: false,
+    };
     Config {
         listeners: vec![Listener {
+            name: "default".into(),
+            upstream: 0,
             address: ListenAddress { protocol: Protocol::Udp, address },
             v6_only: false,
             is_retired: false,
         }],
+        upstreams: vec![Upstream { name: "default".into(), servers: 0..servers.len() }],
         servers: servers.iter().map(server).collect(),
         workers: 1,
         lease: Duration::from_millis(100),

@@ -1,0 +1,115 @@
+use std::time::Duration;
+
+use clap::CommandFactory as _;
+
+use super::*;
+use crate::cli::{Cli, Verb};
+
+fn config(words: &[&str]) -> Result<Config, String> {
+    let cli = <Cli as clap::Parser>::try_parse_from(["proxy", "run", "--user", "root"].iter().chain(words));
+    let Verb::Run(args) = cli.map_err(|error| error.to_string())?.verb else { panic!("run is run") };
+    Config::from_args(&args).map_err(|error| error.to_string())
+}
+
+/// Listens on these and passes on to a documentation address.
+fn listening(urls: &[&str]) -> Result<Config, String> {
+    let mut words = vec!["--upstream", "192.0.2.1:1"];
+    words.extend(urls.iter().flat_map(|url| ["--listen", url]));
+    config(&words)
+}
+
+fn with(flags: &[&str]) -> Result<Config, String> {
+    config(&[&["-l", "tcp://0.0.0.0:1", "-u", "192.0.2.1:1"], flags].concat())
+}
+
+#[test]
+fn listeners_are_checked() {
+    for (url, why) in [
+        ("127.0.0.1:80", "no tcp:// or udp://"),
+        ("sctp://127.0.0.1:80", "neither tcp nor udp"),
+        ("tcp://localhost", "is no IP:PORT"),
+        ("tcp://127.0.0.1:0", "port 0"),
+        ("tcp://[::ffff:127.0.0.1]:1", "write it as IPv4"),
+    ] {
+        let error = listening(&[url]).unwrap_err();
+        assert!(error.starts_with(&format!("--listen {url}: ")) && error.contains(why), "{error}");
+    }
+    assert!(listening(&["tcp://[::1]:1", "tcp://[::1]:1"]).unwrap_err().contains("given twice"));
+}
+
+#[test]
+fn a_wildcard_and_one_of_its_addresses_exclude_each_other() {
+    for urls in [["tcp://127.0.0.1:1", "tcp://0.0.0.0:1"], ["udp://[::]:1", "udp://[::1]:1"]] {
+        let error = listening(&urls).unwrap_err();
+        assert!(error.contains(urls[0]) && error.contains("leave one"), "{error}");
+    }
+    let fine = ["tcp://0.0.0.0:1", "udp://127.0.0.1:1", "tcp://127.0.0.1:2", "tcp://[::1]:1"];
+    assert_eq!(listening(&fine).unwrap().listeners.len(), 4);
+}
+
+#[test]
+fn a_proxy_is_not_its_own_upstream() {
+    for (server, is_us) in
+        [("127.0.0.1:1", true), ("[::1]:2", true), ("127.0.0.1:2", false), ("10.0.0.1:1", false)]
+    {
+        let result = config(&["-l", "tcp://0.0.0.0:1", "-l", "udp://[::1]:2", "-u", server]);
+        assert_eq!(result.is_err(), is_us, "{server}: {result:?}");
+    }
+}
+
+#[test]
+fn a_v6_wildcard_leaves_ipv4_to_a_listener_that_has_it() {
+    let config = listening(&["tcp://[::]:1", "tcp://0.0.0.0:1", "udp://[::]:1"]).unwrap();
+    let v6_only: Vec<bool> = config.listeners.iter().map(|listener| listener.v6_only).collect();
+    assert_eq!((v6_only[0], v6_only[2]), (true, false));
+}
+
+#[test]
+fn servers_are_checked() {
+    for (server, why) in
+        [("tcp://10.0.0.1:1", "has a scheme"), ("10.0.0.1", "has no port"), ("10.0.0.1:0", "has no port")]
+    {
+        let error = config(&["-l", "tcp://0.0.0.0:1", "-u", server]).unwrap_err();
+        assert!(error.starts_with(&format!("--upstream {server}: ")) && error.contains(why), "{error}");
+    }
+    let twice = config(&["-l", "tcp://0.0.0.0:1", "-u", "[::1]:5", "-u", "[0::1]:5"]).unwrap_err();
+    assert!(twice.contains("[::1]:5 is given twice"), "{twice}");
+}
+
+#[test]
+fn flags_are_one_upstream() {
+    let config = with(&["-l", "udp://[::]:2", "-u", "192.0.2.1:2"]).unwrap();
+    let names: Vec<_> = config.listeners.iter().map(|l| (l.name.as_str(), l.upstream)).collect();
+    assert_eq!(names, [("default", 0), ("default", 0)]);
+    assert_eq!((config.upstreams.len(), config.upstreams[0].name.as_str()), (1, "default"));
+    assert_eq!((config.servers_of(1), config.servers_of(2)), (0..2, 0..0));
+}
+
+#[test]
+fn a_fence_is_slower_than_a_lease() {
+    let error = with(&["--fence-after", "150ms"]).unwrap_err();
+    assert!(
+        error.starts_with("--fence-after 150ms: ") && error.contains("twice the lease, 200ms"),
+        "{error}"
+    );
+    let error = with(&["--lease", "600ms"]).unwrap_err();
+    assert!(error.starts_with("--lease 600ms: ") && error.ends_with("at least 1s 200ms"), "{error}");
+    assert_eq!(with(&["--lease", "500ms"]).unwrap().fence_after, Duration::from_secs(1));
+    assert!(with(&["--lease", "1ms"]).unwrap_err().contains("5ms to 1m"));
+}
+
+#[test]
+fn defaults_are_those_that_help_names() {
+    let command = Cli::command();
+    let run = command.find_subcommand("run").unwrap();
+    let default = |arg: &clap::Arg| {
+        let help = arg.get_help()?.to_string();
+        let value = help.split_once("[default: ")?.1.strip_suffix(']')?.to_owned();
+        let is_value = !value.contains(' ') && value != "none" && arg.get_id() != "user";
+        is_value.then_some([format!("--{}", arg.get_long()?), value])
+    };
+    let flags: Vec<String> = run.get_arguments().filter_map(default).flatten().collect();
+    assert_eq!(flags.len(), 2 * 9, "{flags:?}");
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    assert_eq!(format!("{:?}", with(&flags)), format!("{:?}", with(&[])));
+}

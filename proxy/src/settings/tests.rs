@@ -1,0 +1,175 @@
+use std::time::Duration;
+
+use clap::Parser as _;
+
+use super::{source::Source, *};
+use crate::{
+    cli::{Cli, Verb},
+    config::Config,
+};
+
+/// As it is installed.
+const EXAMPLE: &str = include_str!("../../../packaging/proxy.toml");
+
+/// Files that cannot be, each with the message about it: `--- MESSAGE`, then the file.
+const CORPUS: &str = include_str!("tests/bad.txt");
+
+/// A file with all that it takes.
+const GOOD: &str = r#"
+[[listener]]
+name = "web"
+bind = ["tcp://127.0.0.1:80", "udp://127.0.0.1:80"]
+upstream = "b"
+[[listener]]
+name = "admin"
+bind = ["tcp://127.0.0.1:81"]
+upstream = "a"
+[upstream.b]
+[[upstream.b.server]]
+address = "192.0.2.1:80"
+[upstream.a]
+server = [{ address = "192.0.2.1:80" }, { address = "192.0.2.2:80" }]
+[defaults]
+user = "root"
+[standby]
+lease = "200ms"
+"#;
+
+fn parse(text: &[u8]) -> Result<Settings, ConfigError> {
+    file::settings(&Source::of("proxy.toml".into(), text.into())?)
+}
+
+fn config(text: &str) -> Result<Config, ConfigError> {
+    Config::of(&parse(text.as_bytes())?)
+}
+
+/// The example with all its settings switched on.
+fn switched_on() -> String {
+    let line = |line: &str| match line.strip_prefix('#') {
+        Some(setting) if !setting.starts_with(' ') => format!("{setting}\n"),
+        _ => format!("{line}\n"),
+    };
+    EXAMPLE.lines().map(line).collect()
+}
+
+#[test]
+fn upstreams_keep_their_order_and_their_servers() {
+    let config = config(GOOD).unwrap();
+    let names: Vec<_> = config.upstreams.iter().map(|u| (u.name.as_str(), u.servers.clone())).collect();
+    assert_eq!(names, [("b", 0..1), ("a", 1..3)]);
+    let listeners: Vec<_> = config.listeners.iter().map(|l| (l.name.as_str(), l.upstream)).collect();
+    assert_eq!(listeners, [("web", 0), ("web", 0), ("admin", 1)]);
+    assert_eq!((config.servers_of(1), config.servers_of(2)), (0..1, 1..3));
+    assert_eq!(config.servers[1].upstream, "a");
+    assert_eq!((config.lease, config.udp_idle), (Duration::from_millis(200), Duration::from_secs(60)));
+}
+
+#[test]
+fn flags_win_over_the_file() {
+    let path = std::env::temp_dir().join(format!("proxy-settings-{}.toml", std::process::id()));
+    std::fs::write(&path, GOOD).unwrap();
+    let words = ["proxy", "run", "--lease", "300ms", "--control", "/run/x", "--config"];
+    let cli = Cli::try_parse_from(words.iter().map(AsRef::as_ref).chain([path.as_os_str()])).unwrap();
+    let Verb::Run(args) = cli.verb else { panic!("run is run") };
+    let config = Config::from_args(&args).unwrap();
+    assert_eq!((config.lease, config.control), (Duration::from_millis(300), "/run/x".into()));
+    assert_eq!((config.listeners.len(), config.user.unwrap().uid), (3, 0));
+
+    std::fs::write(&path, vec![b' '; (1 << 20) + 1]).unwrap();
+    assert!(Config::from_args(&args).unwrap_err().to_string().contains("more than 1 MiB"));
+    std::fs::remove_file(&path).unwrap();
+    let error = Config::from_args(&args).unwrap_err().to_string();
+    assert!(
+        error.starts_with(&format!("--config {}: cannot be read (No such file", path.display())),
+        "{error}"
+    );
+}
+
+#[test]
+fn file_and_addresses_exclude_each_other() {
+    for words in [["--config", "x", "-u", "x:1"], ["--config", "x", "-l", "tcp://[::]:1"]] {
+        let error = Cli::try_parse_from(["proxy", "run"].iter().chain(&words)).unwrap_err().to_string();
+        assert!(error.contains("--config") && error.contains("cannot be used with"), "{error}");
+    }
+}
+
+#[test]
+fn example_is_refused_until_it_has_a_listener() {
+    let error = config(EXAMPLE).unwrap_err().to_string();
+    assert!(error.starts_with("proxy.toml:1:1: there is no listener; add"), "{error}");
+}
+
+#[test]
+fn example_has_every_setting_with_its_default() {
+    let text = switched_on();
+    for (_, key, _) in known::KEYS {
+        let is_key = |line: &str| line.split([' ', '.', ']']).any(|word| word.trim_matches('[') == key);
+        assert!(text.lines().any(|line| !line.starts_with('#') && is_key(line)), "{key} is not explained");
+    }
+    let on = config(&text).unwrap();
+    assert_eq!((on.listeners.len(), on.upstreams.len(), on.servers.len()), (3, 2, 3));
+    // What it says about itself has no default.
+    assert_eq!((on.workers, on.max_connections, on.max_flows), (4, Some(100_000), Some(100_000)));
+    assert_eq!((on.metrics, on.log_format), ("127.0.0.1:9100".parse().ok(), Some(LogFormat::Json)));
+    let from = text.find("[defaults]").unwrap();
+    let off = config(&text[..from]).unwrap();
+    let defaults = |config: Config| {
+        format!(
+            "{:?}",
+            Config {
+                workers: 0,
+                max_connections: None,
+                max_flows: None,
+                metrics: None,
+                log_format: None,
+                ..config
+            }
+        )
+    };
+    assert_eq!(defaults(on), defaults(off));
+}
+
+#[test]
+fn each_bad_file_has_its_message() {
+    let mut count = 0;
+    for case in CORPUS.split("--- ").skip(1) {
+        let (message, text) = case.split_once('\n').unwrap();
+        let error = config(text).expect_err(message).to_string();
+        assert_eq!(error, message, "of\n{text}");
+        count += 1;
+    }
+    assert!(count >= 30, "{count}");
+}
+
+#[test]
+fn what_is_no_text_has_a_place() {
+    let error = parse(b"[defaults]\nuser = \"n\xc3\xb6\xff\"").unwrap_err().to_string();
+    assert_eq!(error, "proxy.toml:2:11: there is something that is no text; write the file in UTF-8");
+}
+
+/// Whatever is in the file: settings, or a message with line and column.
+#[test]
+fn mutated_files_are_refused_in_words() {
+    let mut random = fastrand::Rng::with_seed(4);
+    let (on, mut refused) = (switched_on(), 0);
+    let words =
+        [b"[[".as_slice(), b"]]", b"=", b"\"", b"'''", b"\n", b"{", b"0x", b"\xff", b"\0", "ö".as_bytes()];
+    for round in 0..5000 {
+        let mut text = if round % 2 == 0 { on.clone() } else { GOOD.to_owned() }.into_bytes();
+        for _ in 0..random.usize(1..6) {
+            let at = random.usize(..text.len());
+            let end = (at + random.usize(..40)).min(text.len());
+            match random.u8(..3) {
+                0 => text[at] = random.u8(..),
+                1 if end - at < text.len() => drop(text.drain(at..end)),
+                _ => drop(text.splice(at..at, random.choice(words).unwrap().iter().copied())),
+            }
+        }
+        let Err(error) = parse(&text) else { continue };
+        refused += 1;
+        let mut place = error.setting.strip_prefix("proxy.toml:").unwrap().splitn(3, ':');
+        let mut number = || place.next().unwrap().parse::<usize>().unwrap();
+        assert!(number() <= text.len() && number() >= 1 && !error.to_string().contains('\n'), "{error}");
+    }
+    assert!((1000..5000).contains(&refused), "{refused}");
+}
