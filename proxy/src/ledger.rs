@@ -11,7 +11,7 @@ use proxy_common::{lease::SEATS, slot::verdict_index, steer::Reason};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::Config,
+    config::{Config, Server},
     table::{Counted, Table},
     usage,
 };
@@ -43,9 +43,8 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Writes down what `table` has counted, and inherited, and the kernel program's `verdicts`
-    /// ([`crate::steering::Steering::verdicts`]). Exact if no worker is at work.
-    pub fn export(table: &Table, config: &Config, verdicts: &[u64]) -> Self {
+    /// Writes down what `table` has counted, and inherited. Exact if no worker is at work.
+    pub fn export(table: &Table, config: &Config) -> Self {
         let seats = [0, 1];
         let workers = 0..table.dimensions().workers as u32;
         let worker =
@@ -62,11 +61,15 @@ impl Ledger {
             merge(ledger.listeners.entry(label).or_default(), sum(table.counters_of_listener(number)));
         }
         for (number, server) in config.servers.iter().enumerate() {
-            merge(
-                ledger.servers.entry(server.name.clone()).or_default(),
-                sum(table.counters_of_server(number)),
-            );
+            merge(ledger.servers.entry(label(server)).or_default(), sum(table.counters_of_server(number)));
         }
+        ledger
+    }
+
+    /// Writes down the kernel program's `verdicts` ([`crate::steering::Steering::verdicts`]), and nothing else:
+    /// a successor needs them before its own program steers.
+    pub fn of_verdicts(config: &Config, verdicts: &[u64]) -> Self {
+        let mut ledger = Self::default();
         for (number, label) in verdict_rows(config) {
             for (seat, counts) in (0..).zip(ledger.verdicts.entry(label).or_default()) {
                 merge(counts, verdicts_of(verdicts, number, seat));
@@ -100,7 +103,7 @@ impl Ledger {
         }
         let mut left = self.servers.clone();
         for (server, inherited) in config.servers.iter().zip(table.inherited_servers()) {
-            enter(&left.remove(&server.name).unwrap_or_default(), inherited);
+            enter(&left.remove(&label(server)).unwrap_or_default(), inherited);
         }
     }
 
@@ -118,6 +121,10 @@ impl Ledger {
         }
         verdicts
     }
+}
+
+fn label(server: &Server) -> String {
+    format!("{}/{}", server.upstream, server.name)
 }
 
 fn listeners(config: &Config) -> impl Iterator<Item = String> {

@@ -8,7 +8,7 @@ use super::{
     view::{SEAT_NAMES, View, leases, passed_over_ms, supervisor_is_up},
 };
 use crate::{
-    config::{ListenAddress, Server},
+    config::{Listener, Server},
     sys::{socket::Protocol, time},
     table::{DrainState, LostReason, Table},
 };
@@ -115,8 +115,12 @@ pub struct WorkerStatus {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ListenerStatus {
+    /// As given: the addresses of one listener have one name.
+    pub name: String,
     /// As given.
     pub address: String,
+    /// The name of the upstream that its traffic goes to.
+    pub upstream: String,
     /// TCP: connections that wait to be accepted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accept_queue_length: Option<u64>,
@@ -137,6 +141,8 @@ pub struct ServerStatus {
     pub name: String,
     /// Where.
     pub address: String,
+    /// The name of its upstream.
+    pub upstream: String,
     /// Whether the last attempt to reach it went well.
     pub up: bool,
     /// How long it is still passed over.
@@ -173,7 +179,7 @@ impl Status {
                 .listeners
                 .iter()
                 .enumerate()
-                .map(|(number, given)| listener(view, number, given.address))
+                .map(|(number, given)| listener(view, number, given))
                 .collect(),
             servers: view
                 .config
@@ -228,10 +234,13 @@ fn worker(view: &View<'_>, seat: u32, worker: u32, lease_ns: u64) -> WorkerStatu
     }
 }
 
-fn listener(view: &View<'_>, number: usize, address: ListenAddress) -> ListenerStatus {
-    let is_tcp = address.protocol == Protocol::Tcp;
+fn listener(view: &View<'_>, number: usize, listener: &Listener) -> ListenerStatus {
+    let is_tcp = listener.address.protocol == Protocol::Tcp;
+    let upstream = view.config.upstreams.get(listener.upstream as usize);
     ListenerStatus {
-        address: address.to_string(),
+        name: listener.name.clone(),
+        address: listener.address.to_string(),
+        upstream: upstream.map(|upstream| upstream.name.clone()).unwrap_or_default(),
         accept_queue_length: is_tcp.then(|| view.accept_queue(number)),
         receive_queue_bytes: (!is_tcp).then(|| view.receive_queue(number).0),
         open: view.sum_listener(number, |counters| counters.open.get()),
@@ -244,6 +253,7 @@ fn server(view: &View<'_>, number: usize, server: &Server) -> ServerStatus {
     ServerStatus {
         name: server.name.clone(),
         address: server.address.to_string(),
+        upstream: server.upstream.clone(),
         up: state.failures.load(std::sync::atomic::Ordering::Relaxed) == 0,
         passed_over_ms: passed_over_ms(state, time::monotonic_ms()),
         open: view.table.counters_of_server(number).map(|counters| counters.open.get()).sum(),

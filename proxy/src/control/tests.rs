@@ -231,7 +231,7 @@ fn metrics_are_read_from_the_table() {
         r#"proxy_pool_state{pool="standby",state="dead"} 0"#,
         r#"proxy_listener_connections_total{listener="tcp://127.0.0.1:1"} 520"#,
         r#"proxy_udp_datagrams_received_total{listener="udp://[::1]:2"} 40"#,
-        r#"proxy_upstream_server_connect_failures_total{server="127.0.0.1:4",reason="refused"} 106"#,
+        r#"proxy_upstream_server_connect_failures_total{upstream="default",server="127.0.0.1:4",reason="refused"} 106"#,
         r#"proxy_worker_turns_total{pool="standby",worker="1"} 32"#,
         "proxy_takeover_audits_total 9",
         "process_cpu_seconds_total 12",

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
+    ledger::Ledger,
     sys::Fd,
     table::{Direction, Holder, Record, State, flag},
 };
@@ -20,9 +21,9 @@ pub struct Header {
     pub image_bytes: usize,
     /// When the old pools had come to a stand, nanoseconds of the monotonic clock.
     pub parked_at_ns: u64,
-    /// The counters so far.
+    /// The kernel program's verdicts so far.
     #[serde(default)]
-    pub ledger: serde_json::Value,
+    pub verdicts: Ledger,
 }
 
 /// One flow. Descriptors are places in the list that comes with the document.
@@ -45,8 +46,6 @@ pub struct Image {
     pub active_ms: u32,
     /// TCP: when it was accepted, or its current connect began; the same clock.
     pub opened_ms: u32,
-    /// TCP: servers tried in vain, a bit each.
-    pub tried: [u32; 2],
     /// The client's socket (TCP), or the socket to the server (UDP).
     pub socket: u32,
     /// TCP: the socket to the server.
@@ -85,10 +84,8 @@ impl Image {
             Holder::Pipe(pipe) => Some(pipe),
             Holder::None => None,
         };
-        let tried = record.tried();
         Self {
             opened_ms: record.opened_ms(),
-            tried: [tried as u32, (tried >> 32) as u32],
             upstream: fds.place(record.upstream()),
             pipes: Direction::BOTH.map(|direction| fds.place(pipe(direction))),
             ..Self::of(record, client, fds)
@@ -118,7 +115,6 @@ impl Image {
             server: record.server().unwrap_or(NONE),
             active_ms: record.active_ms(),
             opened_ms: 0,
-            tried: [0; 2],
             socket: fds.place(Some(socket)),
             upstream: NONE,
             pipes: [NONE; 2],
@@ -143,11 +139,6 @@ impl Image {
     /// The number of its server.
     pub fn server(&self) -> Option<u32> {
         Some(self.server).filter(|server| *server != NONE)
-    }
-
-    /// TCP: servers tried in vain.
-    pub fn tried(&self) -> u64 {
-        u64::from(self.tried[0]) | u64::from(self.tried[1]) << 32
     }
 
     /// UDP: the client's address, and the one that it asked.
@@ -236,7 +227,6 @@ mod tests {
         let (record, mut fds) = (record(), Descriptors::default());
         record.set_upstream(Some(Fd::from_raw(8)));
         record.set_holder(Direction::Down, Holder::Pipe(Fd::from_raw(9)));
-        record.set_tried(33);
         let image = Image::of_tcp(&record, Fd::from_raw(7), &mut fds);
         let find = |place| descriptor(&fds.0, place).unwrap().map(Fd::raw);
         assert_eq!(
@@ -244,10 +234,7 @@ mod tests {
             [Some(7), Some(8), None, Some(9)]
         );
         assert_eq!((image.worker, image.listener, image.server()), (3, 9, Some(2)));
-        assert_eq!(
-            (image.tried(), image.state(), image.is_udp()),
-            (1 << 33, Some(State::Established), false)
-        );
+        assert_eq!((image.state(), image.is_udp()), (Some(State::Established), false));
         assert!(descriptor(&fds.0, 3).is_err());
         assert!(Image::new_zeroed().state().is_none());
     }

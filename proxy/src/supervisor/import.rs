@@ -65,7 +65,6 @@ impl Import<'_> {
         }
         record.set(image.flags());
         record.set_opened(image.opened_ms);
-        record.set_all_tried(image.tried());
         if let Some(upstream) = self.descriptor(image.upstream)? {
             self.own(socket, upstream, Part::Upstream)?;
             record.set_upstream(Some(upstream));

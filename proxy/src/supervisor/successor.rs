@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::{
     Supervisor,
-    history::{Death, Unswept},
+    history::{Death, History, Unswept},
     import::Import,
     inherit::Inherited,
     listen,
@@ -24,6 +24,7 @@ use crate::{
         flows,
         line::{Line, Word},
     },
+    ledger::Ledger,
     sys::{fd, poll, process, time},
     table::{Decision, DecisionCell, EstateStage, LostReason},
 };
@@ -118,11 +119,12 @@ impl Supervisor {
         if !decision.decide(Decision::Taken) {
             bail!("the running proxy goes on: it has waited for too long");
         }
-        self.go_on(epoch, PRIMARY);
+        self.go_on(epoch, PRIMARY, &header.verdicts);
         let gap_us = seats::elapsed_us(header.parked_at_ns);
+        self.go_on_counting(line);
         // It has ended, perhaps, which is what it was told to do.
         let _ = line.say(&Word::Taken);
-        self.settle(inherited, header.ledger, gap_us);
+        self.settle(inherited, gap_us);
         let (tcp, udp) = count;
         tracing::info!(
             kind = inherited.offer.kind().label(),
@@ -165,9 +167,12 @@ impl Supervisor {
     }
 
     /// The flows are this supervisor's. Nothing may fail from here on.
-    fn go_on(&mut self, epoch: u32, heir: u32) {
+    fn go_on(&mut self, epoch: u32, heir: u32, verdicts: &Ledger) {
         let setup = &mut self.setup;
         setup.is_serving = true;
+        if let Err(error) = setup.steering.set_verdicts(&verdicts.verdicts(setup.config)) {
+            tracing::error!(%error, "the verdicts are counted anew");
+        }
         if let Err(error) = listen::steer(setup.config, &mut setup.steering, &setup.sockets) {
             tracing::error!(%error, "new traffic cannot be steered; the kernel spreads it over all workers");
         }
@@ -191,8 +196,21 @@ impl Supervisor {
         self.has_orphans = true;
     }
 
+    /// Goes on from what was counted so far. The flows are more than the counters: without those it begins anew.
+    fn go_on_counting(&mut self, line: Line) {
+        let received = line.receive_document().map_err(anyhow::Error::from);
+        let ledger = received.and_then(|(document, _)| Ok(serde_json::from_slice::<Ledger>(&document)?));
+        match ledger {
+            Ok(ledger) => {
+                ledger.import(&self.setup.table, self.setup.config);
+                self.history = History::new(self.setup.table);
+            }
+            Err(error) => tracing::error!("everything is counted anew: {error:#}"),
+        }
+    }
+
     /// What can be done after the traffic goes on.
-    fn settle(&mut self, inherited: &Inherited, _ledger: serde_json::Value, gap_us: u64) {
+    fn settle(&mut self, inherited: &Inherited, gap_us: u64) {
         let offer = &inherited.offer;
         let config = self.setup.config;
         self.setup.table.supervisor().handover.succeed(offer.number, offer.kind(), gap_us);

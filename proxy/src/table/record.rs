@@ -287,11 +287,7 @@ impl Record {
 
     /// TCP: adds one to them.
     pub fn set_tried(&self, server: u32) {
-        self.set_all_tried(self.tried() | 1 << (server % 64));
-    }
-
-    /// TCP: sets them all.
-    pub fn set_all_tried(&self, tried: u64) {
+        let tried = self.tried() | 1 << (server % 64);
         for index in 0..tcp::TRIED_WORDS {
             self.body[tcp::TRIED + index].store((tried >> (32 * index)) as u32, Relaxed);
         }

@@ -3,7 +3,10 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{super::view::View, family::Family};
-use crate::table::{ConnectFailure, ServerCounters};
+use crate::{
+    config::Server,
+    table::{ConnectFailure, ServerCounters},
+};
 
 pub fn families(view: &View<'_>) -> Vec<Family> {
     let connections = Family::gauge(
@@ -23,11 +26,15 @@ pub fn families(view: &View<'_>) -> Vec<Family> {
     ]
 }
 
+fn labels(server: &Server) -> [(&'static str, &str); 2] {
+    [("upstream", &server.upstream), ("server", &server.name)]
+}
+
 fn up(view: &View<'_>) -> Family {
     let help = "1 if the last attempt to reach the server went well, or none was made yet.";
     let mut family = Family::gauge("proxy_upstream_server_up", help);
     for (server, state) in view.config.servers.iter().zip(view.table.servers()) {
-        family.add(&[("server", &server.name)], f64::from(state.failures.load(Relaxed) == 0));
+        family.add(&labels(server), f64::from(state.failures.load(Relaxed) == 0));
     }
     family
 }
@@ -35,7 +42,7 @@ fn up(view: &View<'_>) -> Family {
 fn summed(view: &View<'_>, mut family: Family, quantity: impl Fn(&ServerCounters) -> u64) -> Family {
     for (number, server) in view.config.servers.iter().enumerate() {
         let sum: u64 = view.table.counters_of_server(number).map(&quantity).sum();
-        family.add(&[("server", &server.name)], sum as f64);
+        family.add(&labels(server), sum as f64);
     }
     family
 }
@@ -52,7 +59,7 @@ fn failures(view: &View<'_>) -> Family {
                 .counters_of_server(number)
                 .map(|counters| counters.failures[reason as usize].get())
                 .sum();
-            family.add(&[("server", &server.name), ("reason", label)], sum as f64);
+            family.add(&[&labels(server)[..], &[("reason", label)]].concat(), sum as f64);
         }
     }
     family
@@ -65,7 +72,7 @@ fn durations(view: &View<'_>) -> Family {
     );
     for (number, server) in view.config.servers.iter().enumerate() {
         let parts = view.table.counters_of_server(number).map(|counters| &counters.connect_duration);
-        family.add_histogram(&[("server", &server.name)], parts);
+        family.add_histogram(&labels(server), parts);
     }
     family
 }

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result};
 use super::export;
 use crate::{
     handover::flows::{self, Header, IMAGE_BYTES},
+    ledger::Ledger,
     supervisor::{Supervisor, listen, plan::name, seats},
     sys::{poll, process, time},
     table::{Decision, HandoverState},
@@ -84,11 +85,16 @@ impl Supervisor {
         self.handover.is_aside = true;
         let setup = &mut self.setup;
         listen::step_aside(setup.config, &mut setup.steering, &setup.sockets)?;
+        let verdicts = Ledger::of_verdicts(setup.config, &setup.steering.verdicts().unwrap_or_default());
         let (images, fds) = export::export(&setup.table);
-        let header = Header { image_bytes: IMAGE_BYTES, parked_at_ns, ledger: serde_json::Value::Null };
+        let header = Header { image_bytes: IMAGE_BYTES, parked_at_ns, verdicts };
         let Some(candidate) = &self.handover.candidate else { return Ok(()) };
         let sent = candidate.line.send(&flows::encode(&header, &images), &fds);
-        sent.context("the flows cannot be sent to the successor")
+        sent.context("the flows cannot be sent to the successor")?;
+        // While its workers claim them: it has time for this when the traffic goes on.
+        let ledger = Ledger::export(&setup.table, setup.config);
+        let ledger = serde_json::to_vec(&ledger).context("the counters cannot be written down")?;
+        candidate.line.send(&ledger, &[]).context("the counters cannot be sent to the successor")
     }
 
     /// Waits until the successor has decided, or cannot.
