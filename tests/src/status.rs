@@ -101,8 +101,12 @@ pub struct Pool {
 /// One listener.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Listener {
+    /// Of the settings file, or `default`.
+    pub name: String,
     /// As given to `--listen`.
     pub address: String,
+    /// Where it goes.
+    pub upstream: String,
 }
 
 impl Status {

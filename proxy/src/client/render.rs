@@ -108,7 +108,8 @@ fn pool_row(pool: &PoolStatus, serving: bool) -> Vec<Cell> {
 }
 
 fn listeners(status: &Status) -> Vec<Vec<Cell>> {
-    let mut rows = vec![vec![word("LISTENER"), number("QUEUE"), number("OPEN"), number("TOTAL")]];
+    let mut rows =
+        vec![vec![word("LISTENER"), word("UPSTREAM"), number("QUEUE"), number("OPEN"), number("TOTAL")]];
     rows.extend(status.listeners.iter().map(listener_row));
     rows
 }
@@ -119,11 +120,18 @@ fn listener_row(listener: &ListenerStatus) -> Vec<Cell> {
         (None, Some(bytes)) => format!("{bytes} B"),
         (None, None) => "-".into(),
     };
-    vec![word(&listener.address), number(queue), number(listener.open), number(listener.total)]
+    vec![
+        word(&listener.address),
+        word(&listener.upstream),
+        number(queue),
+        number(listener.open),
+        number(listener.total),
+    ]
 }
 
 fn servers(status: &Status) -> Vec<Vec<Cell>> {
-    let mut rows = vec![vec![word("SERVER"), word("STATE"), number("OPEN"), number("FAILURES")]];
+    let mut rows =
+        vec![vec![word("SERVER"), word("UPSTREAM"), word("STATE"), number("OPEN"), number("FAILURES")]];
     rows.extend(status.servers.iter().map(server_row));
     rows
 }
@@ -134,7 +142,7 @@ fn server_row(server: &ServerStatus) -> Vec<Cell> {
         (false, 0) => word("failed, to be tried").coloured(Colour::Yellow),
         (false, left) => word(format!("passed over for {left} ms")).coloured(Colour::Red),
     };
-    vec![word(&server.name), state, number(server.open), number(server.failures)]
+    vec![word(&server.name), word(&server.upstream), state, number(server.open), number(server.failures)]
 }
 
 #[cfg(test)]
@@ -173,6 +181,7 @@ mod tests {
             listeners: vec![
                 ListenerStatus {
                     address: "tcp://0.0.0.0:5432".into(),
+                    upstream: "postgres".into(),
                     accept_queue_length: Some(2),
                     open: 24,
                     total: 1234,
@@ -180,14 +189,22 @@ mod tests {
                 },
                 ListenerStatus {
                     address: "udp://[::]:53".into(),
+                    upstream: "dns".into(),
                     receive_queue_bytes: Some(768),
                     ..ListenerStatus::default()
                 },
             ],
             servers: vec![
-                ServerStatus { name: "10.0.0.1:5432".into(), up: true, open: 24, ..ServerStatus::default() },
+                ServerStatus {
+                    name: "10.0.0.1:5432".into(),
+                    upstream: "postgres".into(),
+                    up: true,
+                    open: 24,
+                    ..ServerStatus::default()
+                },
                 ServerStatus {
                     name: "10.0.0.2:5432".into(),
+                    upstream: "postgres".into(),
                     passed_over_ms: 900,
                     failures: 1,
                     ..ServerStatus::default()
@@ -206,13 +223,13 @@ SEAT        STATE   PID  EPOCH  LEASE  CONNECTIONS  UDP FLOWS  RESTARTS
 primary <-  ready  4712      1  87 ms           12          3         0
 standby     ready  4712      1  91 ms           12          3         0
 
-LISTENER            QUEUE  OPEN  TOTAL
-tcp://0.0.0.0:5432      2    24   1234
-udp://[::]:53       768 B     0      0
+LISTENER            UPSTREAM  QUEUE  OPEN  TOTAL
+tcp://0.0.0.0:5432  postgres      2    24   1234
+udp://[::]:53       dns       768 B     0      0
 
-SERVER         STATE                   OPEN  FAILURES
-10.0.0.1:5432  up                        24         0
-10.0.0.2:5432  passed over for 900 ms     0         1
+SERVER         UPSTREAM  STATE                   OPEN  FAILURES
+10.0.0.1:5432  postgres  up                        24         0
+10.0.0.2:5432  postgres  passed over for 900 ms     0         1
 
 failovers 0   takeovers 0   lost flows 0   control restarts 0   supervisor successions 0
 ";
