@@ -6,6 +6,8 @@ use std::mem::discriminant;
 /// Longest message, bytes: an order with a path, or an answer with a reason.
 pub const MAX_MESSAGE: usize = 4608;
 
+const REFUSED: &str = "refused ";
+
 /// An order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Order {
@@ -76,17 +78,19 @@ impl Answer {
         }
     }
 
-    /// As a message, at most 512 bytes.
+    /// As a message; a reason that is too long for one is cut.
     pub fn encode(&self) -> String {
         match self {
             Self::Done => "done".into(),
-            Self::Refused(why) => format!("refused {}", why.chars().take(480).collect::<String>()),
+            Self::Refused(why) => {
+                format!("{REFUSED}{}", &why[..why.floor_char_boundary(MAX_MESSAGE - REFUSED.len())])
+            }
         }
     }
 
     /// Reads a message.
     pub fn decode(message: &str) -> Self {
-        match message.strip_prefix("refused ") {
+        match message.strip_prefix(REFUSED) {
             None if message == "done" => Self::Done,
             None => Self::Refused(format!("the supervisor answered {message:?}")),
             Some(why) => Self::Refused(why.into()),
@@ -111,5 +115,7 @@ mod tests {
         let refused = Answer::Refused("the standby is not ready".into());
         assert_eq!(Answer::decode(&refused.encode()), refused);
         assert_eq!(Answer::decode(&Answer::Done.encode()), Answer::Done);
+        let long = Answer::Refused("ä".repeat(MAX_MESSAGE)).encode();
+        assert_eq!((long.len(), long.ends_with('ä')), (MAX_MESSAGE, true));
     }
 }

@@ -7,15 +7,12 @@ use tokio::{net::UnixDatagram, sync::Mutex, time::timeout};
 
 use super::{clients::PATIENCE, view::supervisor_is_up};
 use crate::{
-    orders::{Answer, Order},
+    orders::{Answer, MAX_MESSAGE, Order},
     table::Table,
 };
 
 /// How often it is looked whether the supervisor is still there.
 const LOOK: Duration = Duration::from_millis(250);
-
-/// Longest answer, bytes.
-const MAX_ANSWER: usize = 512;
 
 /// The supervisor, as control knows it.
 pub struct Supervisor {
@@ -77,7 +74,7 @@ impl Supervisor {
     }
 
     async fn receive(&self) -> io::Result<Answer> {
-        let mut buffer = [0; MAX_ANSWER];
+        let mut buffer = [0; MAX_MESSAGE];
         match self.line.recv(&mut buffer).await? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
             len => Ok(Answer::decode(&String::from_utf8_lossy(&buffer[..len]))),
@@ -110,7 +107,7 @@ impl Supervisor {
 
     /// Whether the other end is closed everywhere. To be asked only when no answer is awaited.
     fn is_cut(&self) -> bool {
-        matches!(self.line.try_recv(&mut [0; MAX_ANSWER]), Ok(0))
+        matches!(self.line.try_recv(&mut [0; MAX_MESSAGE]), Ok(0))
     }
 }
 
