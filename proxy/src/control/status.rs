@@ -10,7 +10,7 @@ use super::{
 use crate::{
     config::{Listener, Server},
     sys::{socket::Protocol, time},
-    table::{DrainState, LostReason, Table},
+    table::{Counter, DrainState, HandoverCell, LostReason, Table},
 };
 
 const NS_PER_MS: u64 = 1_000_000;
@@ -33,6 +33,8 @@ pub struct Status {
     pub lost_flows: u64,
     /// The last eight of them, the newest first.
     pub recent_takeovers: Vec<TakeoverStatus>,
+    /// Handing over to another supervisor.
+    pub upgrade: UpgradeStatus,
     /// `no`, `draining`, `drained`.
     pub draining: String,
     /// Longest time that `stop` lets connections go on.
@@ -59,6 +61,26 @@ pub struct SupervisorStatus {
     pub twin_pid: Option<i32>,
     /// Times that a twin has done so.
     pub successions: u64,
+}
+
+/// Upgrades and reloads: the last one, and how many there were.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UpgradeStatus {
+    /// Of the last one, counted from 1; 0: there was none.
+    pub number: u64,
+    /// `upgrade` or `reload`.
+    pub kind: String,
+    /// `none`, `preparing`, `moving`, `done`, `failed`.
+    pub state: String,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// How long no byte was moved in the last that was done, microseconds.
+    pub gap_us: u64,
+    /// How many were done, of all times.
+    pub done: u64,
+    /// How many failed, of all times.
+    pub failed: u64,
 }
 
 /// The control process.
@@ -172,6 +194,7 @@ impl Status {
             takeovers: block.takeovers.get(),
             lost_flows: lost_flows(&view.table),
             recent_takeovers: takeovers::recent(block, time::monotonic_ns()),
+            upgrade: upgrade(&block.handover),
             draining: drain_word(block.drain()).into(),
             drain_timeout_ms: view.config.drain_timeout.as_millis() as u64,
             listeners: view
@@ -195,6 +218,19 @@ impl Status {
 
 fn lost_flows(table: &Table) -> u64 {
     LostReason::ALL.iter().flat_map(|(reason, _)| table.lost(*reason)).sum()
+}
+
+fn upgrade(cell: &HandoverCell) -> UpgradeStatus {
+    let sum = |counts: &[Counter]| counts.iter().map(Counter::get).sum();
+    UpgradeStatus {
+        number: cell.number.get(),
+        kind: cell.kind().label().into(),
+        state: cell.state().label().into(),
+        error: Some(cell.reason()).filter(|why| !why.is_empty()),
+        gap_us: cell.gap_us.get(),
+        done: sum(&cell.done),
+        failed: sum(&cell.failed),
+    }
 }
 
 fn drain_word(state: DrainState) -> &'static str {

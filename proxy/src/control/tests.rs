@@ -16,7 +16,7 @@ use super::{status::Status, *};
 use crate::{
     cli::{Cli, Verb},
     sys::{socket, time},
-    table::{Dimensions, DrainState, PoolState},
+    table::{Dimensions, DrainState, HandoverKind, PoolState},
 };
 
 struct FixedSteering(Liveness);
@@ -71,6 +71,9 @@ fn table() -> Table {
     table.inherited_servers()[1].failures[0].add(100);
     table.inherited_rest().audits.add(9);
     table.supervisor().ticks_inherited.add(1200);
+    table.supervisor().handover.succeed(3, HandoverKind::Upgrade, 4200);
+    table.supervisor().handover.begin(HandoverKind::Reload);
+    table.supervisor().handover.fail("line 3: no such \"key\"");
     table
 }
 
@@ -170,6 +173,8 @@ fn status_is_as_promised() {
     for key in ["seat", "pid", "epoch", "state", "live", "lease_remaining_ms", "connections", "udp_flows"] {
         assert!(value["pools"][1].get(key).is_some(), "no pool {key} in {text}");
     }
+    let upgrade = r#""upgrade":{"number":4,"kind":"reload","state":"failed","error":"line 3: no such \"key\"","gap_us":4200,"done":1,"failed":1}"#;
+    assert!(text.contains(upgrade), "no {upgrade} in {text}");
     let status: Status = serde_json::from_str(&text).unwrap();
     assert_eq!(status.serving.as_deref(), Some("primary"));
     assert!(status.supervisor.up);
@@ -234,6 +239,9 @@ fn metrics_are_read_from_the_table() {
         r#"proxy_upstream_server_connect_failures_total{upstream="default",server="127.0.0.1:4",reason="refused"} 106"#,
         r#"proxy_worker_turns_total{pool="standby",worker="1"} 32"#,
         "proxy_takeover_audits_total 9",
+        r#"proxy_upgrades_total{kind="upgrade",result="done"} 1"#,
+        r#"proxy_upgrades_total{kind="reload",result="failed"} 1"#,
+        "proxy_upgrade_gap_seconds 0.0042",
         "process_cpu_seconds_total 12",
         r#"proxy_steering_verdicts_total{listener="udp://[::1]:2",pool="standby",reason="bit_clear"} 126"#,
         r#"proxy_limit{what="connections"} 7"#,

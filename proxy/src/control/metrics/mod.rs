@@ -9,6 +9,7 @@ mod servers;
 mod steering;
 mod takeover;
 mod udp;
+mod upgrade;
 
 use prometheus::{TextEncoder, proto::MetricFamily};
 
@@ -24,6 +25,7 @@ pub fn render(view: &View<'_>) -> prometheus::Result<String> {
         process::families,
         pools::families,
         takeover::families,
+        upgrade::families,
         steering::families,
         listeners::families,
         udp::families,
