@@ -3,6 +3,7 @@
 mod ask;
 mod columns;
 mod ending;
+mod handover;
 mod order;
 mod progress;
 mod render;
@@ -27,8 +28,8 @@ pub fn run(verb: &Verb) -> ExitCode {
         Verb::Status(args) => return status::run(args),
         Verb::Failover(args) => order::run(&args.control, &Order::Failover),
         Verb::Failback(args) => order::run(&args.control, &Order::Failback),
-        Verb::Reload(args) => order::run(&args.control, &Order::Reload),
-        Verb::Upgrade(args) => order::run(&args.control.control, &Order::Upgrade(None)),
+        Verb::Reload(args) => handover::reload(&args.control),
+        Verb::Upgrade(args) => handover::upgrade(&args.control.control, args.binary.as_deref()),
         Verb::Drain(args) => ending::drain(&args.control),
         Verb::Stop(args) => ending::stop(&args.control.control, args.now),
         Verb::Run(_) | Verb::Check(_) | Verb::Completions(_) => return ExitCode::from(2),

@@ -2,7 +2,7 @@
 
 use super::{
     columns::{Cell, Colour, lay_out, number, paint, word},
-    takeovers,
+    handover, takeovers,
 };
 use crate::control::status::{ListenerStatus, PoolStatus, ServerStatus, Status};
 
@@ -16,6 +16,7 @@ pub fn render(status: &Status, colours: bool) -> String {
         text += "\n";
         text += &lay_out(&rows, colours);
     }
+    text += &handover::describe(&status.upgrade).map_or(String::new(), |line| format!("\n{line}\n"));
     text += &format!(
         "\nfailovers {}   takeovers {}   lost flows {}   control restarts {}   supervisor successions {}\n",
         status.failovers,
