@@ -98,6 +98,18 @@ impl Answer {
     }
 }
 
+/// An order or its answer with the order's number, which tells the answer to an order that nobody waits for any
+/// more from the one that is waited for.
+pub fn number(number: u64, message: &str) -> String {
+    format!("{number} {message}")
+}
+
+/// Takes a numbered message apart.
+pub fn numbered(message: &[u8]) -> Option<(u64, &str)> {
+    let (number, message) = std::str::from_utf8(message).ok()?.split_once(' ')?;
+    Some((number.parse().ok()?, message))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,6 +123,11 @@ mod tests {
         let upgrade = Order::Upgrade(Some("/opt/new proxy".into()));
         assert_eq!(Order::parse(&upgrade.encode()), Some(upgrade));
         assert_eq!(Order::parse("upgrade proxy"), None);
+        assert_eq!(
+            numbered(number(7, "upgrade /opt/new proxy").as_bytes()),
+            Some((7, "upgrade /opt/new proxy"))
+        );
+        assert_eq!((numbered(b"drain"), numbered(b"x drain")), (None, None));
         assert_eq!(Order::parse("rm -rf"), None);
         let refused = Answer::Refused("the standby is not ready".into());
         assert_eq!(Answer::decode(&refused.encode()), refused);

@@ -7,7 +7,7 @@ use tokio::{net::UnixDatagram, sync::Mutex, time::timeout};
 
 use super::{clients::PATIENCE, view::supervisor_is_up};
 use crate::{
-    orders::{Answer, MAX_MESSAGE, Order},
+    orders::{self, Answer, MAX_MESSAGE, Order},
     table::Table,
 };
 
@@ -18,9 +18,8 @@ const LOOK: Duration = Duration::from_millis(250);
 pub struct Supervisor {
     /// A `SOCK_SEQPACKET` socket in truth: it sends and receives messages just so, and tells its end.
     line: UnixDatagram,
-    /// Answers that are still to come to orders whose client has given up waiting. Held while an
-    /// order is under way: answers carry no name, so there is one at a time.
-    owed: Mutex<u32>,
+    /// The number of the last order. Held while one is under way: there is one at a time.
+    last: Mutex<u64>,
     table: Table,
 }
 
@@ -28,7 +27,7 @@ impl Supervisor {
     /// Takes the line; `line` is non-blocking.
     pub fn new(line: OwnedFd, table: Table) -> io::Result<Self> {
         let line = UnixDatagram::from_std(line.into())?;
-        Ok(Self { line, owed: Mutex::new(0), table })
+        Ok(Self { line, last: Mutex::new(0), table })
     }
 
     /// Passes an order on; the error is for people.
@@ -59,25 +58,23 @@ impl Supervisor {
         )
     }
 
-    /// Cancelled in the middle, it leaves the number of answers owed right.
+    /// Answers to earlier orders, whose clients have given up waiting, are passed by. One may never come: the
+    /// supervisor may have died in the middle of an order.
     async fn ask(&self, order: &Order) -> io::Result<Answer> {
-        let mut owed = self.owed.lock().await;
-        while *owed > 0 {
-            self.receive().await?;
-            *owed -= 1;
-        }
-        self.line.send(order.encode().as_bytes()).await?;
-        *owed += 1;
-        let answer = self.receive().await?;
-        *owed -= 1;
-        Ok(answer)
-    }
-
-    async fn receive(&self) -> io::Result<Answer> {
+        let mut last = self.last.lock().await;
+        *last += 1;
+        self.line.send(orders::number(*last, &order.encode()).as_bytes()).await?;
         let mut buffer = [0; MAX_MESSAGE];
-        match self.line.recv(&mut buffer).await? {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            len => Ok(Answer::decode(&String::from_utf8_lossy(&buffer[..len]))),
+        loop {
+            let answer = match self.line.recv(&mut buffer).await? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                len => orders::numbered(&buffer[..len]),
+            };
+            if let Some((number, answer)) = answer
+                && number == *last
+            {
+                return Ok(Answer::decode(answer));
+            }
         }
     }
 
@@ -141,9 +138,9 @@ mod tests {
         let (supervisor, theirs) = line();
         let given_up = timeout(Duration::from_millis(10), supervisor.pass(&Order::Failover)).await;
         assert!(given_up.is_err());
-        assert_eq!(received(theirs), "failover");
+        assert_eq!(received(theirs), "1 failover");
 
-        socket::send_message(theirs, b"refused too late").unwrap();
+        socket::send_message(theirs, b"1 refused too late").unwrap();
         let next = async {
             let pass = supervisor.pass(&Order::Drain);
             let reply = async {
@@ -151,7 +148,7 @@ mod tests {
                 while socket::receive_message(theirs, &mut buffer).is_err() {
                     tokio::task::yield_now().await;
                 }
-                socket::send_message(theirs, b"done").unwrap();
+                socket::send_message(theirs, b"2 done").unwrap();
             };
             tokio::join!(pass, reply).0
         };

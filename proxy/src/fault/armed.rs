@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use proxy_common::lease::{PRIMARY, SEATS, STANDBY};
 
 use super::{Point, VARIABLE};
-use crate::{procfs, sys::process};
+use crate::{procfs, sys::process, table::Table};
 
 /// Longest that the supervisor waits for a pool to die or to stop.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -30,7 +30,7 @@ static ARMED: OnceLock<Armed> = OnceLock::new();
 
 struct Armed {
     faults: Vec<Fault>,
-    pid_of: Box<dyn Fn(u32) -> i32 + Send + Sync>,
+    table: Table,
 }
 
 struct Fault {
@@ -42,18 +42,17 @@ struct Fault {
     passed: AtomicU32,
 }
 
-/// Reads [`VARIABLE`]. The supervisor calls it before it clones a pool; `pid_of` tells the process of
-/// the pool in a seat.
+/// Reads [`VARIABLE`]. The supervisor calls it before it clones a pool.
 ///
 /// # Errors
 /// Not of the form that is given there, or a point that does not exist.
-pub(crate) fn arm(pid_of: impl Fn(u32) -> i32 + Send + Sync + 'static) -> Result<()> {
+pub(crate) fn arm(table: Table) -> Result<()> {
     let text = env::var(VARIABLE).unwrap_or_default();
     let words = text.split(',').filter(|word| !word.is_empty());
     let faults = words.map(|word| Fault::parse(word).with_context(|| format!("{VARIABLE}: {word:?}")));
     let faults = faults.collect::<Result<_>>()?;
     tracing::warn!("this binary has fault points compiled in: it is for tests only");
-    if ARMED.set(Armed { faults, pid_of: Box::new(pid_of) }).is_err() {
+    if ARMED.set(Armed { faults, table }).is_err() {
         bail!("fault points are armed already");
     }
     Ok(())
@@ -71,7 +70,7 @@ pub(crate) fn point(point: Point) {
     for fault in armed.faults.iter().filter(|fault| fault.point == point) {
         let is_meant = passer == fault.seat || passer == SUPERVISOR;
         if is_meant && fault.passed.fetch_add(1, Relaxed) + 1 == fault.at {
-            fault.strike(passer, (armed.pid_of)(fault.seat));
+            fault.strike(passer, armed.table.seat(fault.seat).child.pid());
         }
     }
 }

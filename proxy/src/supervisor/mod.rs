@@ -53,6 +53,7 @@ use plan::{Action, Plan, Policy, name};
 use retired::Retired;
 use seats::Seats;
 use setup::Setup;
+use successor::Candidacy;
 use twin::Twin;
 
 /// How often leases are looked at.
@@ -68,7 +69,7 @@ pub fn run(config: Config, line: Option<Line>) -> Result<()> {
     }
     let started = Instant::now();
     let setup = setup::open(config, None)?;
-    arm_faults(&setup)?;
+    fault::arm(setup.table)?;
     let mut supervisor = Supervisor::new(setup);
     supervisor.setup.table.supervisor().pid.set(std::process::id() as i32);
     tracing::info!(
@@ -84,17 +85,6 @@ pub fn run(config: Config, line: Option<Line>) -> Result<()> {
     supervisor.serve()
 }
 
-#[cfg(feature = "fault-points")]
-fn arm_faults(setup: &Setup) -> Result<()> {
-    let table = setup.table;
-    fault::arm(move |seat| table.seat(seat).child.pid())
-}
-
-#[cfg(not(feature = "fault-points"))]
-fn arm_faults(_: &Setup) -> Result<()> {
-    Ok(())
-}
-
 struct Supervisor {
     setup: Setup,
     plan: Plan,
@@ -105,6 +95,8 @@ struct Supervisor {
     own: Option<Child>,
     drain: Drain,
     handover: Handover,
+    /// Until this supervisor has taken over from another one.
+    candidacy: Option<Candidacy>,
     retired: Retired,
     notify: Notify,
     history: History,
@@ -131,6 +123,7 @@ impl Supervisor {
             own: None,
             drain: Drain::default(),
             handover: Handover::new(),
+            candidacy: None,
             retired: Retired::default(),
             notify: Notify::from_environment(setup.config),
             history: History::new(setup.table),

@@ -3,7 +3,7 @@
 use proxy_common::lease::{PRIMARY, STANDBY};
 
 use crate::{
-    orders::{Answer, MAX_MESSAGE, Order},
+    orders::{self, Answer, MAX_MESSAGE, Order},
     sys::{
         signal::{self, Told},
         socket,
@@ -36,15 +36,16 @@ impl Supervisor {
     }
 
     pub(super) fn take_orders(&mut self, now: u64) {
-        let orders = self.setup.orders.0;
+        let line = self.setup.orders.0;
         let mut buffer = [0; MAX_MESSAGE];
-        while let Ok(length @ 1..) = socket::receive_message(orders, &mut buffer) {
-            let order = std::str::from_utf8(&buffer[..length]).ok().and_then(Order::parse);
-            let answer = match order {
+        while let Ok(length @ 1..) = socket::receive_message(line, &mut buffer) {
+            let Some((number, message)) = orders::numbered(&buffer[..length]) else { continue };
+            let answer = match Order::parse(message) {
                 Some(order) => self.obey(now, order),
                 None => Answer::Refused("no such order".into()),
             };
-            if let Err(error) = socket::send_message(orders, answer.encode().as_bytes()) {
+            let answer = orders::number(number, &answer.encode());
+            if let Err(error) = socket::send_message(line, answer.as_bytes()) {
                 tracing::warn!(%error, "control does not take the answer to an order");
             }
         }

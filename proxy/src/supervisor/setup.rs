@@ -116,6 +116,7 @@ pub fn open(mut config: Config, inherited: Option<&Inherited>) -> Result<Setup> 
     table.reserve_below(first_flow);
     let first_epoch = inherited.map_or(0, |inherited| inherited.offer.epochs);
     table.supervisor().epochs.store(first_epoch, Relaxed);
+    table.supervisor().serving.store(inherited.is_none().into(), Relaxed);
     Ok(Setup {
         config,
         table,

@@ -2,7 +2,9 @@
 //! perhaps, that has started this process and offers it everything it has.
 
 use std::{
-    fs, thread,
+    fs,
+    sync::atomic::Ordering::Relaxed,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -16,6 +18,7 @@ use super::{
     listen,
     plan::Action,
     seats, setup,
+    twin::{self, Twin},
 };
 use crate::{
     config::Config,
@@ -41,6 +44,13 @@ const LOOK: Duration = Duration::from_micros(100);
 /// Wait between two looks at what is slow.
 const TICK: Duration = Duration::from_millis(2);
 
+/// What a supervisor that has not taken over yet waits for.
+pub struct Candidacy {
+    line: Line,
+    inherited: Inherited,
+    decision: &'static DecisionCell,
+}
+
 /// Gets ready beside the supervisor at the other end of the line, takes over from it, and supervises until
 /// the end.
 ///
@@ -49,15 +59,16 @@ const TICK: Duration = Duration::from_millis(2);
 pub fn run(config: Config, line: Line) -> Result<()> {
     let inherited = Inherited::receive(line)?;
     let setup = setup::open(config, Some(&inherited))?;
-    super::arm_faults(&setup)?;
+    fault::arm(setup.table)?;
     let mut supervisor = Supervisor::new(setup);
     supervisor.setup.table.supervisor().pid.set(std::process::id() as i32);
     process::set_name(c"proxy");
     supervisor.handover.binary = inherited.offer.binary.clone();
-    let taken = supervisor.get_ready(line).and_then(|()| supervisor.take_over(line, &inherited));
+    let decision = DecisionCell::open(inherited.fds.decision).context("cannot map the word that decides")?;
+    supervisor.candidacy = Some(Candidacy { line, inherited, decision });
+    let taken = supervisor.get_ready(line).and_then(|()| supervisor.take_over(line, decision));
     if let Err(error) = taken {
-        // Nothing is ended in good order: it would be the other one's.
-        supervisor.seats.children.iter().flatten().for_each(|pool| drop(process::kill(*pool)));
+        supervisor.withdraw();
         return Err(error);
     }
     supervisor.serve()
@@ -67,7 +78,9 @@ impl Supervisor {
     /// Starts the own pools, which have nothing to do yet, and says so; then waits for the flows.
     fn get_ready(&mut self, line: Line) -> Result<()> {
         let began = Instant::now();
-        while ![PRIMARY, STANDBY].into_iter().all(|seat| self.plan.serves(seat)) {
+        while self.twin.child().is_none()
+            || ![PRIMARY, STANDBY].into_iter().all(|seat| self.plan.serves(seat))
+        {
             if began.elapsed() > START_LIMIT {
                 bail!("the new pools are not ready after {} s", START_LIMIT.as_secs());
             }
@@ -86,7 +99,7 @@ impl Supervisor {
     /// One turn before anything is taken over. Answers whether the line has something to tell.
     fn candidate_turn(&mut self, line: Line) -> Result<bool> {
         let now = time::monotonic_ns();
-        self.setup.table.supervisor().looked_at.store(now, std::sync::atomic::Ordering::Relaxed);
+        self.setup.table.supervisor().looked_at.store(now, Relaxed);
         let liveness = self.setup.steering.liveness();
         let seen = [PRIMARY, STANDBY].map(|seat| self.seats.look(&self.setup.table, liveness, seat, now));
         for action in self.plan.tick(now, seen) {
@@ -100,42 +113,75 @@ impl Supervisor {
         for seat in [PRIMARY, STANDBY] {
             self.setup.table.seat(seat).set_state(self.plan.state(seat));
         }
+        // There before anything is taken over: from then on somebody has to see it through.
+        self.watch_twin(now);
         Ok(poll::readable(&[line.fd()], TICK)?[0])
     }
 
     /// Takes over what comes by the line.
-    fn take_over(&mut self, line: Line, inherited: &Inherited) -> Result<()> {
+    fn take_over(&mut self, line: Line, decision: &DecisionCell) -> Result<()> {
+        let Some(Candidacy { inherited, .. }) = &self.candidacy else { return Ok(()) };
         let (document, fds) = line.receive_document().context("the running proxy did not hand over")?;
         let (header, images) =
             flows::decode(&document).map_err(|why| anyhow!("the flows are not understood: {why}"))?;
         let epoch = seats::new_epoch(&self.setup.table);
         let import = Import { setup: &self.setup, inherited, fds: &fds, epoch };
-        let count = import.all(&images)?;
+        let (connections, flows) = import.all(&images)?;
         fault::point(Point::ImportDone);
         self.offer_to_workers(epoch)?;
         self.setup.sockets.bind_rest(self.setup.config)?;
-        let decision =
-            DecisionCell::open(inherited.fds.decision).context("cannot map the word that decides")?;
         if !decision.decide(Decision::Taken) {
             bail!("the running proxy goes on: it has waited for too long");
         }
-        self.go_on(epoch, PRIMARY, &header.verdicts);
+        self.go_on(&header.verdicts);
         let gap_us = seats::elapsed_us(header.parked_at_ns);
-        self.go_on_counting(line);
-        // It has ended, perhaps, which is what it was told to do.
-        let _ = line.say(&Word::Taken);
-        self.settle(inherited, gap_us);
-        let (tcp, udp) = count;
-        tracing::info!(
-            kind = inherited.offer.kind().label(),
-            from = inherited.offer.version,
-            version = env!("CARGO_PKG_VERSION"),
-            gap_us,
-            connections = tcp,
-            flows = udp,
-            "taken over from the supervisor before"
-        );
+        // Its leftovers are descriptors that no worker has claimed.
+        let (death, reason) = (Death::default(), LostReason::Corrupt);
+        self.unswept.push(Unswept { epoch, death, reason });
+        self.has_orphans = true;
+        self.settle(gap_us);
+        tracing::info!(gap_us, connections, flows, "taken over from the supervisor before");
         Ok(())
+    }
+
+    /// Ends all that has been started. Nothing is ended in good order: it would be the other supervisor's.
+    fn withdraw(&self) {
+        let own = self.seats.children.iter().flatten().chain(self.twin.child());
+        own.for_each(|child| drop(process::kill(*child)));
+    }
+
+    /// The supervisor died before it had taken over, perhaps: does not come back if it never will.
+    pub(super) fn leave_if_kept(&mut self) {
+        let Some(candidacy) = &self.candidacy else { return };
+        let table = self.setup.table;
+        candidacy.decision.decide(Decision::Kept);
+        if table.supervisor().serving.load(Relaxed) == 0 && candidacy.decision.get() != Decision::Taken {
+            self.seats.children = [PRIMARY, STANDBY].map(|seat| twin::resume(&table.seat(seat).child));
+            self.twin = Twin::default();
+            self.withdraw();
+            process::exit_now(1);
+        }
+    }
+
+    /// The supervisor died after it had taken over, perhaps, or in the middle of it: sees it through.
+    pub(super) fn resume_candidacy(&mut self) {
+        if self.candidacy.is_none() {
+            return;
+        }
+        if self.setup.table.supervisor().serving.load(Relaxed) != 0 {
+            self.setup.is_serving = true;
+            self.setup.control_socket.own(true);
+            self.candidacy = None;
+            return;
+        }
+        tracing::warn!("the supervisor died while it took over: its twin sees it through");
+        // Its sockets may be in their slots already.
+        let setup = &mut self.setup;
+        if let Err(error) = listen::step_aside(setup.config, &mut setup.steering, &setup.sockets) {
+            tracing::error!(%error, "the kernel program cannot be taken off");
+        }
+        self.go_on(&Ledger::default());
+        self.settle(0);
     }
 
     /// Lets the workers claim what was imported, and waits until they have.
@@ -166,8 +212,8 @@ impl Supervisor {
         Ok(())
     }
 
-    /// The flows are this supervisor's. Nothing may fail from here on.
-    fn go_on(&mut self, epoch: u32, heir: u32, verdicts: &Ledger) {
+    /// The flows are this supervisor's. Nothing may fail from here on, and it can be done again.
+    fn go_on(&mut self, verdicts: &Ledger) {
         let setup = &mut self.setup;
         setup.is_serving = true;
         if let Err(error) = setup.steering.set_verdicts(&verdicts.verdicts(setup.config)) {
@@ -176,7 +222,7 @@ impl Supervisor {
         if let Err(error) = listen::steer(setup.config, &mut setup.steering, &setup.sockets) {
             tracing::error!(%error, "new traffic cannot be steered; the kernel spreads it over all workers");
         }
-        for estate in setup.table.workers(heir).iter().flat_map(|worker| &worker.estates) {
+        for estate in setup.table.workers(PRIMARY).iter().flat_map(|worker| &worker.estates) {
             if estate.stage() == EstateStage::Claimed {
                 estate.set_stage(EstateStage::Left);
             }
@@ -190,10 +236,6 @@ impl Supervisor {
             }
         }
         seats::ring_all(&setup.table);
-        // Its leftovers are descriptors that no worker has claimed.
-        let (death, reason) = (Death::default(), LostReason::Corrupt);
-        self.unswept.push(Unswept { epoch, death, reason });
-        self.has_orphans = true;
     }
 
     /// Goes on from what was counted so far. The flows are more than the counters: without those it begins anew.
@@ -210,19 +252,33 @@ impl Supervisor {
     }
 
     /// What can be done after the traffic goes on.
-    fn settle(&mut self, inherited: &Inherited, gap_us: u64) {
-        let offer = &inherited.offer;
-        let config = self.setup.config;
-        self.setup.table.supervisor().handover.succeed(offer.number, offer.kind(), gap_us);
+    fn settle(&mut self, gap_us: u64) {
+        let Some(Candidacy { line, inherited, .. }) = self.candidacy.take() else { return };
+        self.go_on_counting(line);
+        // It has ended, perhaps, which is what it was told to do.
+        let _ = line.say(&Word::Taken);
+        let (config, offer) = (self.setup.config, &inherited.offer);
+        let block = self.setup.table.supervisor();
+        block.handover.succeed(offer.number, offer.kind(), gap_us);
         listen::refresh(config, &self.setup.sockets);
         self.setup.control_socket.own(true);
+        let mut unneeded = Vec::new();
         if config.control != offer.control {
             let _ = fs::remove_file(&offer.control);
-            inherited.fds.control.into_iter().for_each(|unneeded| fd::replace(unneeded, self.setup.null));
+            unneeded.extend(inherited.fds.control);
         }
         if config.metrics != offer.metrics {
-            inherited.fds.metrics.into_iter().for_each(|unneeded| fd::replace(unneeded, self.setup.null));
+            unneeded.extend(inherited.fds.metrics);
         }
+        unneeded.into_iter().for_each(|unneeded| fd::replace(unneeded, self.setup.null));
+        block.serving.store(1, Relaxed);
         self.notify.succeed(time::monotonic_ns());
+        let (from, version) = (offer.version.as_str(), env!("CARGO_PKG_VERSION"));
+        tracing::info!(
+            kind = offer.kind().label(),
+            from,
+            version,
+            "serving in place of the supervisor before"
+        );
     }
 }

@@ -134,6 +134,7 @@ impl Supervisor {
     fn succeed(&mut self) {
         process::set_name(c"proxy");
         self.leave_if_taken();
+        self.leave_if_kept();
         let (table, now) = (self.setup.table, time::monotonic_ns());
         let block = table.supervisor();
         self.notify.succeed(now);
@@ -160,6 +161,7 @@ impl Supervisor {
         self.unswept.clear();
         self.strays = strays(&table, &self.seats.children);
         self.has_orphans = true;
+        self.resume_candidacy();
         self.resume_plan();
         self.resume_handover();
         self.close_strangers();

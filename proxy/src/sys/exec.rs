@@ -50,7 +50,11 @@ pub fn start(
         });
     }
     let child = command.spawn()?;
-    process::open(child.id() as i32)
+    process::open(child.id() as i32).map_err(|error| match error.raw_os_error() {
+        // The kernel collects dead children by itself.
+        Some(libc::ESRCH) => io::Error::other("it ended at once"),
+        _ => error,
+    })
 }
 
 /// Kills a whole process group that [`start`] has made.

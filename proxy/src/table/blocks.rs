@@ -171,6 +171,8 @@ pub struct SupervisorBlock {
     pub pid: NumberCell,
     /// The gate of the opening windows ([`super::Window`]): 0, or [`super::closed_gate`] while a sweep is looking.
     pub gate: AtomicU32,
+    /// 1 if it serves, and not another supervisor that it is to take over from.
+    pub serving: AtomicU32,
     /// A [`DrainState`].
     drain: AtomicU32,
     /// 1 while all workers are to stand still ([`WorkerBlock::parked`]); their bells tell of it.
@@ -215,6 +217,7 @@ impl Counted for SupervisorBlock {
         let Self {
             pid: _,
             gate: _,
+            serving: _,
             drain: _,
             parking: _,
             looked_at: _,

@@ -15,7 +15,7 @@ use crate::{
         Fd, exec,
         process::{self, Child},
     },
-    table::{Decision, HandoverKind, PoolState},
+    table::{Decision, HandoverKind, HandoverState, PoolState},
 };
 use proxy_common::lease::{PRIMARY, STANDBY};
 
@@ -176,6 +176,9 @@ impl Supervisor {
             exec::kill_group(candidate.pid);
             process::forget(candidate);
             cell.candidate.clear();
+        }
+        if matches!(cell.state(), HandoverState::Preparing | HandoverState::Moving) {
+            // One that is not noted yet ends when it sees its line closed.
             cell.fail("the supervisor died in the middle of it");
             self.handover.is_aside = true;
             self.step_back();
