@@ -168,6 +168,9 @@ fn check_explains_a_file() {
     let all = ["proxy.toml: 5 addresses, 3 upstreams, 4 servers", "listener two: udp://127.0.0.1:8082"];
     failure.says(0, &all);
     failure.says(0, &["upstream all: server 127.0.0.1:9002"]);
+    let unused = "[upstream.third]\n[[upstream.third.server]]\naddress = \"127.0.0.1:9001\"\n";
+    let (_directory, builder) = with_file(&format!("{GOOD}{unused}"));
+    builder.without_metrics().check().says(0, &["warn upstream third — no listener's traffic goes there"]);
     // The port of a file's listener is taken.
     let _taken = std::net::TcpListener::bind(TWO).expect("bind");
     let (_directory, builder) = with_file(GOOD);

@@ -53,7 +53,7 @@ fn judge_descriptors(config: &Config, limit: usize) -> Finding {
     let room = limits.descriptors / 2;
     match config.max_connections {
         Some(wanted) if wanted > room => {
-            let problem = format!("room for {room} connections, fewer than --max-connections {wanted}");
+            let problem = format!("room for {room} connections, fewer than max-connections {wanted}");
             Finding::warn(what, problem, REMEDY)
         }
         _ if limit < FEW_DESCRIPTORS => Finding::warn(what, format!("room for {room} connections"), REMEDY),

@@ -29,7 +29,9 @@ pub fn run(args: &RunArgs) -> ExitCode {
 }
 
 fn everything(args: &RunArgs, config: &Config) -> Vec<Finding> {
-    let mut findings = vec![settings(args, config), machine::user(config), machine::kernel()];
+    let mut findings = vec![settings(args, config)];
+    findings.extend(upstream::unused(config));
+    findings.extend([machine::user(config), machine::kernel()]);
     findings.extend([machine::descriptors(config), place::control_socket(&config.control)]);
     findings.extend(port::all(config));
     findings.extend([machine::steering(config), machine::clone()]);

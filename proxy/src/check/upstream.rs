@@ -26,6 +26,23 @@ pub fn all(config: &Config) -> Vec<Finding> {
     servers.chunks(AT_ONCE).flat_map(some).collect()
 }
 
+/// Upstreams that no listener's traffic goes to.
+pub fn unused(config: &Config) -> Vec<Finding> {
+    let is_used =
+        |number: usize| config.listeners.iter().any(|listener| listener.upstream as usize == number);
+    let unused = config.upstreams.iter().enumerate().filter(|(number, _)| !is_used(*number));
+    unused
+        .map(|(_, upstream)| {
+            let what = format!("upstream {}", upstream.name);
+            Finding::warn(
+                what,
+                "no listener's traffic goes there",
+                "name it in a [[listener]], or leave it out",
+            )
+        })
+        .collect()
+}
+
 fn some(servers: &[&Server]) -> Vec<Finding> {
     thread::scope(|scope| {
         let attempts: Vec<_> = servers.iter().map(|server| scope.spawn(|| one(server))).collect();

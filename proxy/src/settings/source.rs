@@ -117,17 +117,16 @@ impl Source {
         let path = path_of(table, span.start);
         let path: Vec<&str> = path.iter().map(String::as_str).collect();
         match (message.split(' ').next(), &names[..]) {
-            (Some("unknown"), [unknown, known @ ..]) => bad(
-                &format!("{place}: {unknown}"),
-                "there is no such setting",
-                known::instead(unknown, known),
-            ),
+            (Some("unknown"), [unknown, known @ ..]) => {
+                let place = format!("{place}: {}", self.shown(span));
+                bad(&place, "there is no such setting", known::instead(unknown, known))
+            }
             (Some("missing"), [missing, ..]) => bad(
                 &format!("{place}: {missing}"),
                 "is missing",
                 looks(&[path.as_slice(), &[missing]].concat()),
             ),
-            _ => bad(&format!("{place}: {}", path.join(".")), plain(&message), looks(&path)),
+            _ => bad(&format!("{place}: {}", path.join(".").escape_debug()), plain(&message), looks(&path)),
         }
     }
 }
