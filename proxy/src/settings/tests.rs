@@ -147,6 +147,17 @@ fn what_is_no_text_has_a_place() {
     assert_eq!(error, "proxy.toml:2:11: there is something that is no text; write the file in UTF-8");
 }
 
+#[test]
+fn example_of_the_readme_is_fine() {
+    let readme = include_str!("../../../README.md");
+    let example = readme.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    let read = config(example).unwrap();
+    assert_eq!((read.listeners.len(), read.upstreams.len(), read.idle_timeout), (3, 2, None));
+    // And the message below it.
+    let error = config(&example.replace("lease =", "leas =")).unwrap_err().to_string();
+    assert!(readme.contains(&format!("\nproxy: {error}\n")), "{error}");
+}
+
 /// Whatever is in the file: settings, or a message with line and column.
 #[test]
 fn mutated_files_are_refused_in_words() {
