@@ -35,6 +35,9 @@ fn run(args: &RunArgs) -> ExitCode {
     let config = match Config::from_args(args) {
         Ok(config) => config,
         Err(error) => {
+            // Who ends with an offer unread resets the line, and is not heard (unix_release_sock,
+            // net/unix/af_unix.c). When it has come, the running proxy knows this process, too.
+            line.map(Line::receive_document);
             refuse(&error.to_string());
             return ExitCode::from(USAGE);
         }

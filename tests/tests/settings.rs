@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use proxy_tests::builder::Builder;
-use proxy_tests::clients::{Outcome, ask_tcp, ask_udp};
+use proxy_tests::clients::{Outcome, ask_on, ask_tcp, ask_udp, connect};
 use proxy_tests::net::{at, isolate};
 use proxy_tests::proxy::Proxy;
 use proxy_tests::servers;
@@ -157,6 +157,36 @@ fn bad_file_is_refused_by_line_and_column() {
     let expected =
         format!("FAIL {}:3:1: wrokers — there is no such setting; the nearest is workers", path.display());
     builder.without_metrics().check().says(1, &[&expected]);
+}
+
+/// What the running proxy says of a file that it cannot take, it says to who asked.
+#[test]
+fn reload_takes_the_file_anew_or_refuses_it_whole() {
+    isolate();
+    let (a, _b) = (servers::Tcp::lines(A, "A"), servers::Tcp::lines(B, "B"));
+    let (directory, builder) = with_file(GOOD);
+    let path = directory.path().join("proxy.toml");
+    let proxy = builder.start();
+    let mut old = connect(at(ONE));
+    assert_eq!(ask_on(&mut old, "before"), Outcome::Answered("A before".into()));
+
+    let other = GOOD.replace("upstream = \"first\"", "upstream = \"second\"");
+    for round in 0..5 {
+        // The listener `two` would go, and the port of `one` change, if any of it was taken.
+        let bad = other.replace("name = \"two\"", "name = \"one\"").replace(":8081", ":8091");
+        fs::write(&path, bad).expect("write");
+        let expected = format!("{}:9:8: name \"one\": another listener has this name", path.display());
+        proxy.verb(&["reload"]).says(1, &[&expected]);
+        assert_answers(ONE, "A");
+        assert_answers(TWO, "B");
+        assert_eq!(proxy.status().listeners[2].name, "two", "round {round}");
+    }
+
+    fs::write(&path, &other).expect("write");
+    proxy.verb(&["reload"]).says(0, &[]);
+    assert_answers(ONE, "B");
+    assert_eq!(ask_on(&mut old, "after"), Outcome::Answered("A after".into()));
+    assert_eq!(a.accepted(), 51);
 }
 
 #[test]
