@@ -40,9 +40,9 @@ pub struct Context<'a> {
     pub orders: Fd,
     /// The supervisor's end of it: closed here, so that its death can be noticed.
     pub orders_peer: Fd,
-    /// The listening sockets by [`proxy_common::slot::index`].
-    pub listening: Vec<Fd>,
-    /// Descriptors among them that are closed here.
+    /// The listening sockets by listener; none of retired ones.
+    pub listening: Vec<Vec<Fd>>,
+    /// Descriptors that are closed here.
     pub unneeded: Vec<Fd>,
     /// The highest of the numbers that control needs.
     pub last_kept: Fd,

@@ -4,7 +4,6 @@ use std::cell::Cell;
 
 use proxy_common::{
     lease::{Liveness, PRIMARY, STANDBY},
-    slot,
     steer::{self, Reason},
 };
 
@@ -30,7 +29,7 @@ const SILENCE_NS: u64 = 1_000_000_000;
 pub trait SteeringView {
     /// Liveness bits and leases, as the kernel program sees them.
     fn liveness(&self) -> Liveness;
-    /// Verdicts by [`slot::verdict_index`]; or why they cannot be read.
+    /// Verdicts by [`proxy_common::slot::verdict_index`]; or why they cannot be read.
     fn verdicts(&self) -> Result<Vec<u64>, String>;
 }
 
@@ -49,7 +48,7 @@ pub struct View<'a> {
     pub config: &'a Config,
     pub table: Table,
     pub steering: &'a dyn SteeringView,
-    listening: &'a [Fd],
+    listening: &'a [Vec<Fd>],
     /// Clients of the control socket that were turned away.
     pub control_refused: Cell<u64>,
     /// Clients of the metrics address that were turned away.
@@ -108,10 +107,7 @@ impl<'a> View<'a> {
     }
 
     fn sockets(&self, listener: usize) -> impl Iterator<Item = Fd> {
-        let workers = self.table.dimensions().workers as u32;
-        let first = slot::index(listener as u32, 0, 0, workers) as usize;
-        let next = slot::index(listener as u32 + 1, 0, 0, workers) as usize;
-        self.listening.get(first..next).unwrap_or_default().iter().copied()
+        self.listening.get(listener).into_iter().flatten().copied()
     }
 }
 

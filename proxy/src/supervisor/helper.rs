@@ -59,9 +59,10 @@ impl Control {
 
     fn start(&mut self, setup: &Setup, now: u64) {
         let unneeded = retired(setup);
-        let none = Fd::from_raw(-1);
-        let listening = setup.sockets.all.iter();
-        let listening = listening.map(|socket| if unneeded.contains(socket) { none } else { *socket });
+        let listening = (0..setup.config.listeners.len() as u32).map(|listener| {
+            let sockets = sockets(setup, listener);
+            sockets.filter(|socket| !unneeded.contains(socket)).collect()
+        });
         let context = Context {
             config: setup.config.clone(),
             table: setup.table,
@@ -96,8 +97,12 @@ impl Control {
 /// Listening sockets that control must not have: the port would stay taken by its copies.
 fn retired(setup: &Setup) -> Vec<Fd> {
     let listeners = (0..).zip(&setup.config.listeners).filter(|(_, listener)| listener.is_retired);
-    let slots = listeners.flat_map(|(number, _)| setup.sockets.of_listener(number));
-    slots.map(|slot| setup.sockets.all[slot as usize]).collect()
+    listeners.flat_map(|(number, _)| sockets(setup, number)).collect()
+}
+
+fn sockets(setup: &Setup, listener: u32) -> impl Iterator<Item = Fd> {
+    let all = setup.sockets.all;
+    setup.sockets.of_listener(listener).map(move |slot| all[slot as usize])
 }
 
 /// Empties the line of what a dead control had asked or was answered: the new one would take an
