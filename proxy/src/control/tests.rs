@@ -213,15 +213,15 @@ fn orders_are_passed_on_and_answers_back() {
     let control = start(all_live());
     let asked = std::thread::scope(|scope| {
         let asked = scope.spawn(|| control.ask(b"failover\n"));
-        assert_eq!(control.hear_order(), "failover");
-        socket::send_message(control.line, b"done").unwrap();
+        assert_eq!(control.hear_order(), "1 failover");
+        socket::send_message(control.line, b"1 done").unwrap();
         asked.join().unwrap()
     });
     assert_eq!(asked, "{\"done\":\"failover\"}\n");
     let asked = std::thread::scope(|scope| {
         let asked = scope.spawn(|| control.ask(b"stop-now\n"));
-        assert_eq!(control.hear_order(), "stop-now");
-        socket::send_message(control.line, b"refused not today").unwrap();
+        assert_eq!(control.hear_order(), "2 stop-now");
+        socket::send_message(control.line, b"2 refused not today").unwrap();
         asked.join().unwrap()
     });
     assert_eq!(asked, "{\"error\":\"not today\"}\n");
