@@ -13,6 +13,8 @@
 //!
 //! Until it is taken, the old one can go on at any moment, whatever has become of the successor.
 
+use std::time::Duration;
+
 pub mod flows;
 pub mod line;
 pub mod offer;
@@ -20,3 +22,15 @@ pub mod offer;
 /// Version of all that is said. It changes when an older successor, or an older supervisor, would get
 /// something wrong; what can be left out (a default) changes nothing.
 pub const FORMAT: u32 = 1;
+
+/// Time that a successor's workers have to claim so many flows: several times what it takes on a busy machine.
+/// If they hang, all stand still for so long.
+pub fn claim_limit(flows: usize) -> Duration {
+    let flows = u32::try_from(flows).unwrap_or(u32::MAX);
+    (Duration::from_millis(400) + flows * Duration::from_micros(50)).min(Duration::from_millis(1600))
+}
+
+/// Time that the old supervisor waits for the decision: longer, so that a successor can say what is wrong.
+pub fn move_limit(flows: usize) -> Duration {
+    claim_limit(flows) + Duration::from_millis(200)
+}

@@ -24,7 +24,7 @@ use crate::{
     config::Config,
     fault::{self, Point},
     handover::{
-        flows,
+        self, flows,
         line::{Line, Word},
     },
     ledger::Ledger,
@@ -37,8 +37,6 @@ use proxy_common::lease::{PRIMARY, SEATS, STANDBY};
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// Time that the flows may take to come once this supervisor is ready: longer than the old one waits.
 const OFFER_LIMIT: Duration = Duration::from_secs(30);
-/// Time that the own workers have to claim what came: less than the old supervisor waits.
-const CLAIM_LIMIT: Duration = Duration::from_millis(1500);
 /// How often it is looked whether they have.
 const LOOK: Duration = Duration::from_micros(100);
 /// Wait between two looks at what is slow.
@@ -128,7 +126,7 @@ impl Supervisor {
         let import = Import { setup: &self.setup, inherited, fds: &fds, epoch };
         let (connections, flows) = import.all(&images)?;
         fault::point(Point::ImportDone);
-        self.offer_to_workers(epoch)?;
+        self.offer_to_workers(epoch, handover::claim_limit(images.len()))?;
         self.setup.sockets.bind_rest(self.setup.config)?;
         if !decision.decide(Decision::Taken) {
             bail!("the running proxy goes on: it has waited for too long");
@@ -185,7 +183,7 @@ impl Supervisor {
     }
 
     /// Lets the workers claim what was imported, and waits until they have.
-    fn offer_to_workers(&self, epoch: u32) -> Result<()> {
+    fn offer_to_workers(&self, epoch: u32, limit: Duration) -> Result<()> {
         let table = self.setup.table;
         let workers = table.workers(PRIMARY);
         for worker in workers {
@@ -204,8 +202,8 @@ impl Supervisor {
             if pools.any(|pool| process::is_dead(*pool, Duration::ZERO)) {
                 bail!("a new pool died when it was to take over");
             }
-            if began.elapsed() > CLAIM_LIMIT {
-                bail!("the new workers have not taken over within {CLAIM_LIMIT:?}");
+            if began.elapsed() > limit {
+                bail!("the new workers have not taken over within {limit:?}");
             }
             thread::sleep(LOOK);
         }

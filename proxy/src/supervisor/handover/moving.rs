@@ -7,13 +7,17 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::export;
 use crate::{
-    handover::flows::{self, Header, IMAGE_BYTES},
+    handover::{
+        self,
+        flows::{self, Header, IMAGE_BYTES},
+        line::Word,
+    },
     ledger::Ledger,
-    supervisor::{Supervisor, listen, plan::name, seats},
+    supervisor::{Supervisor, listen, nanos, seats},
     sys::{poll, process, time},
     table::{Decision, HandoverState},
 };
@@ -21,8 +25,6 @@ use proxy_common::lease::{PRIMARY, SEATS, STANDBY};
 
 /// Time that workers have to come to a stand, nanoseconds: much more than a turn.
 const PARK_LIMIT: u64 = 300_000_000;
-/// Time that the successor has from there, nanoseconds. The twin thinks this supervisor dead after 3 s.
-const MOVE_LIMIT: u64 = 2_000_000_000;
 /// How often it is looked whether they have.
 const LOOK: Duration = Duration::from_micros(100);
 
@@ -40,15 +42,19 @@ impl Supervisor {
             return;
         }
         let parked_at = time::monotonic_ns();
-        let outcome = self.send_flows(parked_at).and_then(|()| self.await_decision(parked_at + MOVE_LIMIT));
+        let outcome = self.send_flows(parked_at).and_then(|flows| {
+            // Less than the 3 s after which the twin thinks this supervisor dead.
+            let limit = handover::move_limit(flows);
+            self.await_decision(limit).with_context(|| format!("it has not taken over within {limit:?}"))
+        });
         if !self.setup.decision.decide(Decision::Kept) && self.setup.decision.get() == Decision::Taken {
             self.leave();
         }
         self.unpark();
-        self.step_back();
-        let why =
-            outcome.err().map_or("it did not take over within 2 s".to_owned(), |error| format!("{error:#}"));
-        self.give_up(&why);
+        // The kernel program comes back at the next turn: by then the successor's sockets are out of the groups.
+        let error =
+            outcome.err().unwrap_or_else(|| anyhow!("the workers went on: they had stood for too long"));
+        self.give_up(&format!("{error:#}"));
     }
 
     /// Lets all workers come to a stand. Answers whether they have.
@@ -81,42 +87,44 @@ impl Supervisor {
         }
     }
 
-    fn send_flows(&mut self, parked_at_ns: u64) -> Result<()> {
+    fn send_flows(&mut self, parked_at_ns: u64) -> Result<usize> {
         self.handover.is_aside = true;
         let setup = &mut self.setup;
         listen::step_aside(setup.config, &mut setup.steering, &setup.sockets)?;
         let verdicts = Ledger::of_verdicts(setup.config, &setup.steering.verdicts().unwrap_or_default());
         let (images, fds) = export::export(&setup.table);
         let header = Header { image_bytes: IMAGE_BYTES, parked_at_ns, verdicts };
-        let Some(candidate) = &self.handover.candidate else { return Ok(()) };
+        let Some(candidate) = &self.handover.candidate else { return Ok(0) };
         let sent = candidate.line.send(&flows::encode(&header, &images), &fds);
         sent.context("the flows cannot be sent to the successor")?;
         // While its workers claim them: it has time for this when the traffic goes on.
         let ledger = Ledger::export(&setup.table, setup.config);
         let ledger = serde_json::to_vec(&ledger).context("the counters cannot be written down")?;
-        candidate.line.send(&ledger, &[]).context("the counters cannot be sent to the successor")
+        candidate.line.send(&ledger, &[]).context("the counters cannot be sent to the successor")?;
+        Ok(images.len())
     }
 
     /// Waits until the successor has decided, or cannot.
-    fn await_decision(&self, deadline: u64) -> Result<()> {
+    fn await_decision(&self, limit: Duration) -> Result<()> {
         let Some(candidate) = &self.handover.candidate else { return Ok(()) };
+        let deadline = time::monotonic_ns() + nanos(limit);
         let fds = [candidate.line.fd(), candidate.child.pidfd];
         while self.setup.decision.get() == Decision::Pending {
             let now = time::monotonic_ns();
             self.setup.table.supervisor().looked_at.store(now, Relaxed);
             if now >= deadline {
-                return Ok(());
+                bail!("it hangs");
             }
             let ready = poll::readable(&fds, Duration::from_millis(10))?;
             if ready[0] {
                 match candidate.line.hear() {
-                    Ok(crate::handover::line::Word::Refused(why)) => anyhow::bail!(why),
+                    Ok(Word::Refused(why)) => bail!(why),
                     Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(error.into()),
                     _ => {}
                 }
             }
             if ready[1] {
-                anyhow::bail!("it died before it took over");
+                bail!("it died before it took over");
             }
         }
         Ok(())
@@ -143,7 +151,7 @@ impl Supervisor {
         for child in own {
             let _ = process::kill(*child);
         }
-        tracing::info!(successor, primary = name(PRIMARY), "handed over");
+        tracing::info!(successor, "handed over");
         process::exit_now(0)
     }
 }
