@@ -12,8 +12,6 @@ use crate::{
 
 use super::worker::Worker;
 
-/// Longest stand: a supervisor that has not decided by then is gone, and its twin too.
-const LIMIT_NS: u64 = 5_000_000_000;
 /// How often the clock is looked at meanwhile.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -22,14 +20,14 @@ impl Worker {
     /// record says. No heartbeat meanwhile: new traffic waits in the queues.
     pub(super) fn park(&mut self) {
         let block = self.lane.table.supervisor();
-        let is_told = || block.parking.load(Acquire) != 0;
-        if !is_told() {
+        let limit_ms = || u64::from(block.parking.load(Acquire));
+        if limit_ms() == 0 {
             return;
         }
         let bell = self.lane.block().bell.fd();
         let began = time::monotonic_ns();
         self.lane.block().parked.store(1, Release);
-        while is_told() {
+        while limit_ms() != 0 {
             // What is waited for is the bell; an error would come again and again, at a look's pace.
             let _ = poll::readable(&[bell], LOOK);
             bell::silence(bell);
@@ -38,7 +36,8 @@ impl Worker {
                 // The flows are another pool's now. Nothing of this one is to be closed for real.
                 process::exit_now(0);
             }
-            if time::monotonic_ns() - began > LIMIT_NS {
+            // By then the supervisor would have decided: it is stopped, or gone and its twin too.
+            if time::monotonic_ns() - began > limit_ms() * 1_000_000 {
                 decision.decide(Decision::Kept);
                 if decision.get() != Decision::Taken {
                     break;

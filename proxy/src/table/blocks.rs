@@ -175,7 +175,8 @@ pub struct SupervisorBlock {
     pub serving: AtomicU32,
     /// A [`DrainState`].
     drain: AtomicU32,
-    /// 1 while all workers are to stand still ([`WorkerBlock::parked`]); their bells tell of it.
+    /// While all workers are to stand still ([`WorkerBlock::parked`]): for how long at most, milliseconds; their
+    /// bells tell of it. Else 0.
     pub parking: AtomicU32,
     /// When it last looked at the pools, nanoseconds of the monotonic clock.
     pub looked_at: AtomicU64,

@@ -17,7 +17,7 @@ use crate::{
         line::Word,
     },
     ledger::Ledger,
-    supervisor::{Supervisor, listen, nanos, seats},
+    supervisor::{Supervisor, drain, listen, nanos, seats},
     sys::{poll, process, time},
     table::{Decision, HandoverState},
 };
@@ -60,7 +60,9 @@ impl Supervisor {
     /// Lets all workers come to a stand. Answers whether they have.
     fn park(&self, now: u64) -> bool {
         let table = self.setup.table;
-        table.supervisor().parking.store(1, Release);
+        let (connections, flows) = drain::open_flows(&self.setup);
+        let limit = Duration::from_nanos(PARK_LIMIT) + handover::move_limit((connections + flows) as usize);
+        table.supervisor().parking.store(limit.as_millis() as u32, Release);
         seats::ring_all(&table);
         let seated = || (0..SEATS as u32).filter(|seat| self.seats.children[*seat as usize].is_some());
         let mut workers = seated().flat_map(|seat| table.workers(seat));
