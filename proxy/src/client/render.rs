@@ -123,7 +123,7 @@ fn listener_row(listener: &ListenerStatus) -> Vec<Cell> {
     };
     vec![
         word(&listener.address),
-        word(&listener.upstream),
+        word(if listener.retired { "retired" } else { &listener.upstream }),
         number(queue),
         number(listener.open),
         number(listener.total),
@@ -139,6 +139,7 @@ fn servers(status: &Status) -> Vec<Vec<Cell>> {
 
 fn server_row(server: &ServerStatus) -> Vec<Cell> {
     let state = match (server.up, server.passed_over_ms) {
+        _ if server.retired => word("retired"),
         (true, _) => word("up").coloured(Colour::Green),
         (false, 0) => word("failed, to be tried").coloured(Colour::Yellow),
         (false, left) => word(format!("passed over for {left} ms")).coloured(Colour::Red),

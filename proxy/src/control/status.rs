@@ -143,6 +143,9 @@ pub struct ListenerStatus {
     pub address: String,
     /// The name of the upstream that its traffic goes to.
     pub upstream: String,
+    /// The settings have it no more: what is open goes on.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub retired: bool,
     /// TCP: connections that wait to be accepted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accept_queue_length: Option<u64>,
@@ -163,6 +166,9 @@ pub struct ServerStatus {
     pub name: String,
     /// Where.
     pub address: String,
+    /// The settings have it no more: what is open goes on.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub retired: bool,
     /// The name of its upstream.
     pub upstream: String,
     /// Whether the last attempt to reach it went well.
@@ -277,6 +283,7 @@ fn listener(view: &View<'_>, number: usize, listener: &Listener) -> ListenerStat
         name: listener.name.clone(),
         address: listener.address.to_string(),
         upstream: upstream.map(|upstream| upstream.name.clone()).unwrap_or_default(),
+        retired: listener.is_retired,
         accept_queue_length: is_tcp.then(|| view.accept_queue(number)),
         receive_queue_bytes: (!is_tcp).then(|| view.receive_queue(number).0),
         open: view.sum_listener(number, |counters| counters.open.get()),
@@ -290,6 +297,7 @@ fn server(view: &View<'_>, number: usize, server: &Server) -> ServerStatus {
         name: server.name.clone(),
         address: server.address.to_string(),
         upstream: server.upstream.clone(),
+        retired: server.is_retired,
         up: state.failures.load(std::sync::atomic::Ordering::Relaxed) == 0,
         passed_over_ms: passed_over_ms(state, time::monotonic_ms()),
         open: view.table.counters_of_server(number).map(|counters| counters.open.get()).sum(),

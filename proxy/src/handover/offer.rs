@@ -64,6 +64,8 @@ pub struct OfferedServer {
     pub is_retired: bool,
     /// Failures in a row.
     pub failures: u32,
+    /// Until when it is passed over, milliseconds of the monotonic clock, wrapping.
+    pub passed_over_until_ms: u32,
     /// Connections and flows that are open now.
     pub open: u64,
 }

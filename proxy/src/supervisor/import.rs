@@ -1,5 +1,7 @@
 //! Writing what another supervisor hands over into the own flow table, as the flows of a pool that is no more.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use anyhow::{Result, anyhow, bail};
 
 use super::{inherit::Inherited, setup::Setup};
@@ -32,6 +34,7 @@ impl Import<'_> {
         let listeners: Vec<_> = listeners.map(|offered| self.inherited.listener(config, offered)).collect();
         let servers = self.inherited.offer.servers.iter();
         let servers: Vec<_> = servers.map(|offered| self.inherited.server(config, offered)).collect();
+        self.standing_of(&servers);
         let (mut tcp, mut udp) = (0, 0);
         for (index, image) in images.iter().enumerate() {
             let known = |numbers: &[Option<u32>], number: u32, what| {
@@ -47,6 +50,16 @@ impl Import<'_> {
             if image.is_udp() { udp += 1 } else { tcp += 1 }
         }
         Ok((tcp, udp))
+    }
+
+    /// What is known of the servers.
+    fn standing_of(&self, numbers: &[Option<u32>]) {
+        for (offered, number) in self.inherited.offer.servers.iter().zip(numbers) {
+            if let Some(state) = number.and_then(|number| self.setup.table.servers().get(number as usize)) {
+                state.passed_over_until_ms.store(offered.passed_over_until_ms, Relaxed);
+                state.failures.store(offered.failures, Relaxed);
+            }
+        }
     }
 
     fn one(&self, image: &Image, worker: u32, listener: u32, server: Option<u32>) -> Result<()> {

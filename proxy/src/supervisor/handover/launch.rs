@@ -85,6 +85,7 @@ impl Supervisor {
             address: server.address,
             is_retired: server.is_retired,
             failures: table.servers()[number].failures.load(Relaxed),
+            passed_over_until_ms: table.servers()[number].passed_over_until_ms.load(Relaxed),
             open: table.open_to(number),
         });
         Offer {
