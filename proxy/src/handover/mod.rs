@@ -19,9 +19,7 @@ pub mod flows;
 pub mod line;
 pub mod offer;
 
-/// Version of all that is said. It changes when an older successor, or an older supervisor, would get
-/// something wrong; what can be left out (a default) changes nothing.
-pub const FORMAT: u32 = 1;
+pub use crate::sys::mark::FORMAT;
 
 /// Time that a successor's workers have to claim so many flows: several times what it takes on a busy machine.
 /// If they hang, all stand still for so long.

@@ -44,7 +44,8 @@ impl Worker {
                 }
             }
         }
-        self.lane.block().parked.store(0, Release);
+        // First: who sees it go on sees its lease go on.
         self.rest_till_next_tick();
+        self.lane.block().parked.store(0, Release);
     }
 }

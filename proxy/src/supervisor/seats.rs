@@ -131,6 +131,7 @@ fn prepare(setup: &Setup, seat: u32, epoch: u32) -> io::Result<Vec<Vec<Fd>>> {
             block.epoll.set(set.raw());
             block.bell.set(bell.raw());
             block.running.store(0, Relaxed);
+            block.parked.store(0, Relaxed);
             epoll::add(set, bell, epoll::IN, Token::Bell.encode())?;
             if setup.is_serving {
                 open_queues(setup, set, seat, worker)?;

@@ -103,6 +103,7 @@ pub fn clear_workers(table: &Table, seat: u32) {
         gauges.into_iter().chain(listeners).chain(servers).for_each(|gauge| gauge.set(0));
         block.pipe_gifts.iter().for_each(|gift| gift.set(0));
         block.opening.store(0, SeqCst);
+        block.parked.store(0, SeqCst);
         block.using.store(0, SeqCst);
     }
 }

@@ -2,12 +2,11 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fs::File,
-    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
+    os::fd::AsRawFd as _,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use crate::{
     config::{Config, Listener},
@@ -18,26 +17,17 @@ use crate::{
         offer::{Offer, Offered, OfferedListener, OfferedServer},
     },
     supervisor::{Supervisor, setup::Setup},
-    sys::{Fd, credentials, exec, socket::Protocol},
+    sys::{
+        Fd,
+        exec::{self, Program},
+        process::Child,
+        socket::Protocol,
+    },
     table::HandoverKind,
 };
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::Candidate;
-
-/// Where the running binary is, even if another one has been put there since.
-const OWN_BINARY: &str = "/proc/self/exe";
-
-/// The path that this process's binary was started by.
-pub fn own_binary() -> PathBuf {
-    let path = std::fs::read_link(OWN_BINARY).unwrap_or_default();
-    // So the kernel marks one that was replaced or removed (d_path, fs/d_path.c).
-    let bytes = path.as_os_str().as_encoded_bytes();
-    match bytes.strip_suffix(b" (deleted)").map(std::str::from_utf8) {
-        Some(Ok(path)) => path.into(),
-        _ => path,
-    }
-}
+use super::{Candidate, binary};
 
 impl Supervisor {
     /// Starts a successor and makes it the offer.
@@ -48,23 +38,26 @@ impl Supervisor {
         binary: Option<PathBuf>,
     ) -> Result<Candidate> {
         let binary = binary.unwrap_or_else(|| self.handover.binary.clone());
-        let offer = self.offer(kind, &binary);
         let (line, theirs) = Line::pair().context("cannot make a line to the successor")?;
+        // At once, for this process may die before the next line.
+        let cell = &self.setup.table.supervisor().handover.candidate;
+        let note = |pid| drop(cell.claim(pid));
         let started = match kind {
             HandoverKind::Reload => {
-                start(Path::new(OWN_BINARY), theirs).context("cannot start the running binary again")
+                start(Path::new(binary::OWN), theirs, note).context("cannot start the running binary again")
             }
-            HandoverKind::Upgrade => start_binary(&binary, theirs),
+            HandoverKind::Upgrade => start_binary(&binary, theirs, note),
         };
         theirs.close();
-        let child = started.inspect_err(|_| line.close())?;
-        let fds = offered(&self.setup).in_order();
-        if let Err(error) = line.send(&offer.encode(), &fds) {
-            exec::kill_group(child.pid);
+        let made = started.and_then(|child| {
+            let sent = line.send(&self.offer(kind, &binary).encode(), &offered(&self.setup).in_order());
+            sent.context("the successor does not listen").inspect_err(|_| exec::kill_group(child.pid))?;
+            Ok(Candidate { child, line, kind, started_at: now, ready_at: None })
+        });
+        made.inspect_err(|_| {
+            cell.clear();
             line.close();
-            return Err(error).context("the successor does not listen");
-        }
-        Ok(Candidate { child, line, kind, started_at: now, ready_at: None })
+        })
     }
 
     fn offer(&self, kind: HandoverKind, binary: &Path) -> Offer {
@@ -124,31 +117,14 @@ fn sockets(setup: &Setup, listener: u32) -> Vec<Fd> {
     slots.map(|slot| setup.sockets.all[slot as usize]).collect()
 }
 
-/// Starts a binary that nobody but root, and whom this process runs as, can have written: whoever can give
-/// orders must not be able to run what is not theirs to choose.
-fn start_binary(path: &Path, line: Line) -> Result<crate::sys::process::Child> {
+fn start_binary(path: &Path, line: Line, note: impl FnOnce(i32)) -> Result<Child> {
     let what = || format!("cannot upgrade to {}", path.display());
-    let file = File::open(path).with_context(what)?;
-    let about = file.metadata().with_context(what)?;
-    let problem = if !about.is_file() {
-        "it is no file"
-    } else if about.mode() & 0o111 == 0 {
-        "it is not executable; chmod 755 it"
-    } else if about.mode() & 0o022 != 0 {
-        "others than its owner can write to it; chmod go-w it"
-    } else if about.uid() != 0 && about.uid() != credentials::user() {
-        "it belongs neither to root nor to the user that the proxy was started by; chown it"
-    } else {
-        ""
-    };
-    if !problem.is_empty() {
-        bail!("{}: {problem}", what());
-    }
+    let file = binary::open(path).with_context(what)?;
     // What was looked at is what is run, whatever comes to the path meanwhile.
-    start(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())), line).with_context(what)
+    start(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())), line, note).with_context(what)
 }
 
-fn start(program: &Path, line: Line) -> Result<crate::sys::process::Child> {
+fn start(program: &Path, line: Line, note: impl FnOnce(i32)) -> Result<Child> {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let number = exec::LINE.to_string();
     // The time in which a watchdog is to be fed is for a process number that will not be the right one.
@@ -156,5 +132,5 @@ fn start(program: &Path, line: Line) -> Result<crate::sys::process::Child> {
     // Faults for this process are none for its successor.
     let next = std::env::var_os(NEXT_VARIABLE);
     variables.extend([(FAULT_VARIABLE, next.as_deref()), (NEXT_VARIABLE, None)]);
-    Ok(exec::start(program, &arguments, &variables, line.fd())?)
+    Ok(Program::new(program, &arguments, &variables)?.start(line.fd(), note)?)
 }

@@ -2,6 +2,7 @@
 //! ready beside this supervisor, and nobody feels that; then the flows are moved ([`moving`]), which takes
 //! milliseconds and can be taken back until the successor has decided.
 
+mod binary;
 mod export;
 mod launch;
 mod moving;
@@ -51,7 +52,7 @@ struct Candidate {
 impl Handover {
     /// None is under way.
     pub fn new() -> Self {
-        Self { binary: launch::own_binary(), candidate: None, is_aside: false }
+        Self { binary: binary::own_path(), candidate: None, is_aside: false }
     }
 
     /// Descriptors that tell of the successor.
