@@ -72,6 +72,8 @@ pub struct Upstream {
     pub name: String,
     /// Numbers of [`Config::servers`], at least one.
     pub servers: Range<usize>,
+    /// The settings have it no more: it is there for connections that have come in for it already.
+    pub is_retired: bool,
 }
 
 /// All settings of a running proxy.

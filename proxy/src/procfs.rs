@@ -63,6 +63,13 @@ fn parse(stat: &str) -> Option<Process> {
     })
 }
 
+/// Whether a process was started with a variable in its environment, as far as it can be seen.
+pub fn has_variable(pid: i32, name: &str) -> bool {
+    let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { return false };
+    let entries = environment.split(|byte| *byte == 0);
+    entries.filter_map(|entry| entry.strip_prefix(name.as_bytes())).any(|rest| rest.first() == Some(&b'='))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,7 +10,10 @@ use super::Finding;
 use crate::{
     config::{Config, ListenAddress, Listener},
     procfs,
-    sys::socket::{self, ListenOptions, Protocol},
+    sys::{
+        listener::{self, ListenOptions},
+        socket::Protocol,
+    },
 };
 
 /// All addresses that `run` would bind.
@@ -35,7 +38,7 @@ fn probe(config: &Config, listener: &Listener) -> io::Result<()> {
         receive_buffer: 0,
         keepalive: config.keepalive,
     };
-    socket::probe_port(protocol, address, options)
+    listener::probe_port(protocol, address, options)
 }
 
 fn judge(what: String, protocol: Protocol, address: SocketAddr, result: io::Result<()>) -> Finding {

@@ -22,7 +22,11 @@ pub fn all(
             let problem = format!("with its servers there are {}", servers.len());
             return Err(upstream.name.bad(problem, format!("at most {MAX_SERVERS} are possible")));
         }
-        upstreams.push(Upstream { name: upstream.name.value.clone(), servers: first..servers.len() });
+        upstreams.push(Upstream {
+            name: upstream.name.value.clone(),
+            servers: first..servers.len(),
+            is_retired: false,
+        });
     }
     Ok((upstreams, servers))
 }

@@ -107,7 +107,9 @@ impl Fault {
         match (passer == SUPERVISOR, self.stops) {
             (true, true) => wait_for_state(pid, "T"),
             (true, false) => {
-                process::signal(pid, libc::SIGKILL);
+                if pid > 0 {
+                    process::send_signal(pid, libc::SIGKILL);
+                }
                 wait_for_state(pid, "ZX");
             }
             (false, true) => process::raise(libc::SIGSTOP),

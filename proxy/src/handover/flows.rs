@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::{
     ledger::Ledger,
     sys::Fd,
-    table::{Direction, Holder, Record, State, flag},
+    table::{Record, State, flag},
 };
 
 /// In place of a descriptor or a server: there is none.
@@ -21,6 +21,9 @@ pub struct Header {
     pub image_bytes: usize,
     /// When the old pools had come to a stand, nanoseconds of the monotonic clock.
     pub parked_at_ns: u64,
+    /// The old proxy's processes, which are to be gone soon.
+    #[serde(default)]
+    pub processes: Vec<i32>,
     /// The kernel program's verdicts so far.
     #[serde(default)]
     pub verdicts: Ledger,
@@ -77,18 +80,24 @@ impl Descriptors {
     }
 }
 
+/// Descriptors of a TCP connection.
+pub struct Parts {
+    /// The client's.
+    pub client: Fd,
+    /// The server's.
+    pub upstream: Option<Fd>,
+    /// Pipes that hold bytes, by direction.
+    pub pipes: [Option<Fd>; 2],
+}
+
 impl Image {
-    /// A TCP connection whose parts were found to be its own.
-    pub fn of_tcp(record: &Record, client: Fd, fds: &mut Descriptors) -> Self {
-        let pipe = |direction| match record.holder(direction) {
-            Holder::Pipe(pipe) => Some(pipe),
-            Holder::None => None,
-        };
+    /// A TCP connection, with the parts that were found to be its own.
+    pub fn of_tcp(record: &Record, parts: &Parts, fds: &mut Descriptors) -> Self {
         Self {
             opened_ms: record.opened_ms(),
-            upstream: fds.place(record.upstream()),
-            pipes: Direction::BOTH.map(|direction| fds.place(pipe(direction))),
-            ..Self::of(record, client, fds)
+            upstream: fds.place(parts.upstream),
+            pipes: parts.pipes.map(|pipe| fds.place(pipe)),
+            ..Self::of(record, parts.client, fds)
         }
     }
 
@@ -225,9 +234,9 @@ mod tests {
     #[test]
     fn a_connection_comes_with_its_parts() {
         let (record, mut fds) = (record(), Descriptors::default());
-        record.set_upstream(Some(Fd::from_raw(8)));
-        record.set_holder(Direction::Down, Holder::Pipe(Fd::from_raw(9)));
-        let image = Image::of_tcp(&record, Fd::from_raw(7), &mut fds);
+        let [client, upstream, pipe] = [7, 8, 9].map(Fd::from_raw);
+        let parts = Parts { client, upstream: Some(upstream), pipes: [None, Some(pipe)] };
+        let image = Image::of_tcp(&record, &parts, &mut fds);
         let find = |place| descriptor(&fds.0, place).unwrap().map(Fd::raw);
         assert_eq!(
             [image.socket, image.upstream, image.pipes[0], image.pipes[1]].map(find),
@@ -253,7 +262,8 @@ mod tests {
 
     #[test]
     fn images_of_other_versions_are_read_as_far_as_they_are_known() {
-        let image = Image::of_tcp(&record(), Fd::from_raw(7), &mut Descriptors::default());
+        let parts = Parts { client: Fd::from_raw(7), upstream: None, pipes: [None; 2] };
+        let image = Image::of_tcp(&record(), &parts, &mut Descriptors::default());
         for image_bytes in [IMAGE_BYTES - 8, IMAGE_BYTES, IMAGE_BYTES + 8] {
             let header = Header { image_bytes, parked_at_ns: 5, ..Header::default() };
             let mut document = encode(&header, &[]);

@@ -76,7 +76,10 @@ impl Line {
     /// `UnexpectedEof`: the other end is gone. `InvalidData`: it said something else.
     pub fn hear(self) -> io::Result<Word> {
         let mut buffer = [0; MAX_WORD];
-        let len = self.receive(&mut buffer, &mut Vec::new())?;
+        let mut unasked = Vec::new();
+        let len = self.receive(&mut buffer, &mut unasked);
+        unasked.into_iter().for_each(fd::close);
+        let len = len?;
         match std::str::from_utf8(&buffer[..len]) {
             Ok("ready") => Ok(Word::Ready),
             Ok("taken") => Ok(Word::Taken),

@@ -52,7 +52,7 @@ impl Worker {
             }
             match tag.kind {
                 Kind::Client => claimed.extend(self.claim_connection(fd, epochs)),
-                Kind::UdpFlow if self.udp.adopt(&self.lane, fd) => {
+                Kind::UdpFlow if self.udp.claim(&self.lane, fd) => {
                     udp::migrate(&self.lane, fd, &[]);
                     self.lane.block().counters.adopted[AdoptedState::Udp as usize].add(1);
                 }

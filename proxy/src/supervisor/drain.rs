@@ -36,13 +36,18 @@ impl Drain {
             return;
         }
         self.is_draining = true;
-        if let Err(error) = listen::refuse_new(setup.config, &mut setup.steering, &setup.sockets) {
-            tracing::error!(%error, "new connections cannot be refused; draining goes on");
-        }
+        self.refuse_new(setup);
         setup.table.supervisor().set_drain(DrainState::Draining);
         seats::ring_all(&setup.table);
         let (connections, flows) = open_flows(setup);
         tracing::info!(connections, flows, "draining: new connections are refused");
+    }
+
+    /// Lets the kernel refuse new connections.
+    pub fn refuse_new(&self, setup: &mut Setup) {
+        if let Err(error) = listen::refuse_new(setup.config, &mut setup.steering, &setup.sockets) {
+            tracing::error!(%error, "new connections cannot be refused; draining goes on");
+        }
     }
 
     /// Drains and then ends.

@@ -1,14 +1,15 @@
 //! What a supervisor has from the one before it, and which of it its settings still name.
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
+use proxy_common::abi::DEFAULT_MAX_LISTENERS;
 
 use crate::{
-    config::{Config, ListenAddress, Listener, Server},
+    config::{Config, ListenAddress, Listener, Server, Upstream},
     handover::{
         line::Line,
         offer::{Offer, Offered, OfferedListener, OfferedServer},
     },
-    sys::{Fd, socket::Protocol},
+    sys::{Fd, listener, socket::Protocol},
 };
 
 use super::control_socket::ControlSocket;
@@ -34,18 +35,54 @@ impl Inherited {
     }
 
     /// Adds to the settings what they do not name any more and what may still be open.
-    pub fn retire(&self, config: &mut Config) {
+    ///
+    /// # Errors
+    /// They cannot be taken over to: what would have to be said anew, or is too much.
+    pub fn retire(&self, config: &mut Config) -> Result<()> {
+        if config.control != self.offer.control {
+            let (old, new) = (self.offer.control.display(), config.control.display());
+            bail!(
+                "the control socket cannot be moved from {old} to {new} while the proxy runs; leave it there, or restart"
+            );
+        }
+        self.retire_servers(config);
         for offered in &self.offer.listeners {
             let is_done = offered.sockets == 0 && offered.open == 0;
             if self.listener(config, offered).is_none() && !is_done {
                 config.listeners.push(retired(config, offered));
             }
         }
-        for offered in &self.offer.servers {
-            let is_done = offered.is_retired && offered.open == 0;
-            if self.server(config, offered).is_none() && !is_done {
-                let (name, upstream) = (offered.name.clone(), offered.upstream.clone());
-                config.servers.push(Server { name, address: offered.address, upstream, is_retired: true });
+        let (count, most) = (config.listeners.len(), DEFAULT_MAX_LISTENERS as usize);
+        if count > most {
+            bail!(
+                "{count} listeners are too many, with those that the settings name no more and that are still served \
+                 for a moment; at most {most} are possible: remove some, reload, then add the others"
+            );
+        }
+        Ok(())
+    }
+
+    /// An upstream that is gone whole stays for what waits in the queues of its listeners.
+    fn retire_servers(&self, config: &mut Config) {
+        let is_done = |offered: &&OfferedServer| offered.is_retired && offered.open == 0;
+        for offered in self.offer.servers.iter().filter(|offered| !is_done(offered)) {
+            if self.server(config, offered).is_some() {
+                continue;
+            }
+            let (name, upstream) = (offered.name.clone(), offered.upstream.clone());
+            let number = config.servers.len();
+            config.servers.push(Server { name, address: offered.address, upstream, is_retired: true });
+            match config.upstreams.iter_mut().find(|upstream| upstream.name == offered.upstream) {
+                // Of the same upstream, which has no other servers, they follow each other.
+                Some(upstream) if upstream.servers.end == number && upstream.is_retired => {
+                    upstream.servers.end = number + 1;
+                }
+                Some(_) => {}
+                None => config.upstreams.push(Upstream {
+                    name: offered.upstream.clone(),
+                    servers: number..number + 1,
+                    is_retired: true,
+                }),
             }
         }
     }
@@ -67,7 +104,10 @@ impl Inherited {
     pub fn sockets(&self, listener: &Listener) -> Vec<Fd> {
         let offered = self.offer.listeners.iter().zip(&self.fds.sockets);
         let own = offered.filter(|(offered, _)| is_same(listener, offered));
-        own.flat_map(|(_, sockets)| sockets.iter().copied()).collect()
+        let sockets = own.flat_map(|(_, sockets)| sockets.iter().copied());
+        // What does not listen any more, for whatever reason, is none.
+        let is_udp = listener.address.protocol == Protocol::Udp;
+        sockets.filter(|socket| is_udp || listener::is_listening(*socket)).collect()
     }
 
     /// The control socket, if the settings leave it where it is.

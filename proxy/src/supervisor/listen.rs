@@ -12,7 +12,8 @@ use crate::{
     steering::Steering,
     sys::{
         Fd, fd,
-        socket::{self, ListenOptions, Protocol},
+        listener::{self, ListenOptions},
+        socket::{self, Protocol},
         udp,
     },
 };
@@ -31,18 +32,20 @@ pub struct Sockets {
     /// The listeners of the surplus ones, which came from a supervisor with more workers: they are served,
     /// and new traffic is not sent there.
     pub surplus: &'static [u32],
-    /// Slots whose sockets join a group that others steer yet: they are bound at last.
-    pub unbound: &'static [u32],
+    /// Slots whose sockets join a group that another supervisor serves yet, or begin one: nothing comes to them
+    /// before [`Self::join_rest`].
+    pub apart: &'static [u32],
     workers: u32,
 }
 
 impl Sockets {
-    /// Makes and binds all sockets that were not inherited; `inherited` tells those of a listener.
+    /// Makes all sockets that were not inherited; `inherited` tells those of a listener. Nothing comes to what
+    /// is new if others serve yet (`is_apart`).
     ///
     /// # Errors
     /// The first listener that cannot be, with the reason and what to do.
-    pub fn open(config: &Config, inherited: impl Fn(&Listener) -> Vec<Fd>) -> Result<Self> {
-        let (mut all, mut unbound, mut surplus) = (Vec::new(), Vec::new(), Vec::new());
+    pub fn open(config: &Config, inherited: impl Fn(&Listener) -> Vec<Fd>, is_apart: bool) -> Result<Self> {
+        let (mut all, mut apart, mut surplus) = (Vec::new(), Vec::new(), Vec::new());
         let stand_in = Fd::keep(File::open("/dev/null").context("cannot open /dev/null")?);
         let per_listener = slot::count(1, config.workers) as usize;
         for (number, listener) in (0..).zip(&config.listeners) {
@@ -56,32 +59,44 @@ impl Sockets {
             let first = all.len();
             all.extend(given);
             for slot in all.len()..first + per_listener {
-                all.push(match (listener.is_retired && (is_new || is_tcp(listener)), is_new) {
-                    (true, _) => stand_in,
-                    (false, true) => bind(config, listener, None)?,
-                    (false, false) => {
-                        unbound.push(slot as u32);
-                        make(listener)?
-                    }
-                });
+                if listener.is_retired && (is_new || is_tcp(listener)) {
+                    all.push(stand_in);
+                    continue;
+                }
+                let socket = make(listener)?;
+                all.push(socket);
+                if is_apart {
+                    apart.push(slot as u32);
+                }
+                // A TCP socket is in its group when it listens, a UDP socket when it is bound.
+                if !is_apart || is_tcp(listener) {
+                    bind(config, listener, socket)?;
+                }
+                if !is_apart {
+                    join(config, listener, socket)?;
+                }
             }
         }
         let (surplus, sockets): (Vec<u32>, Vec<Fd>) = surplus.into_iter().unzip();
         all.extend(sockets);
-        let (all, surplus, unbound) = (all.leak(), surplus.leak(), unbound.leak());
-        Ok(Self { all, surplus, unbound, workers: config.workers })
+        let (all, surplus, apart) = (all.leak(), surplus.leak(), apart.leak());
+        Ok(Self { all, surplus, apart, workers: config.workers })
     }
 
-    /// Binds what is left to be bound, once nobody else's program steers its group.
+    /// Lets traffic come to what was apart. To do it again is harmless.
     ///
     /// # Errors
-    /// The first that cannot be, with the reason and what to do.
-    pub fn bind_rest(&self, config: &Config) -> Result<()> {
-        for slot in self.unbound {
-            let listener = slot / slot::count(1, self.workers);
-            bind(config, &config.listeners[listener as usize], Some(self.all[*slot as usize]))?;
+    /// The last that cannot be, with the reason and what to do.
+    pub fn join_rest(&self, config: &Config) -> Result<()> {
+        let mut result = Ok(());
+        for slot in self.apart {
+            let listener = &config.listeners[(slot / slot::count(1, self.workers)) as usize];
+            let socket = self.all[*slot as usize];
+            let is_bound = is_tcp(listener) || socket::local_address(socket).is_ok_and(|at| at.port() > 0);
+            let bound = if is_bound { Ok(()) } else { bind(config, listener, socket) };
+            result = bound.and_then(|()| join(config, listener, socket)).and(result);
         }
-        Ok(())
+        result
     }
 
     /// Whether there is a socket in a slot.
@@ -118,24 +133,32 @@ impl Sockets {
 /// a retired TCP listener are refused.
 ///
 /// # Errors
-/// The kernel refuses.
+/// The kernel refuses one of them; all the others are steered.
 pub fn steer(config: &Config, steering: &mut Steering, sockets: &Sockets) -> Result<()> {
+    let mut result = Ok(());
     for (number, listener) in (0..).zip(&config.listeners) {
-        let slots = sockets.slots();
-        for slot in sockets.of_listener(number).filter(|slot| sockets.is_there(*slot)) {
-            let socket = sockets.all[slot as usize];
-            let (seat, worker) = seat_and_worker(slot, config.workers);
-            match listener.is_retired && is_tcp(listener) {
-                true => {}
-                false if slot < slots => steering.place(socket.borrow(), number, seat, worker)?,
-                false => steering.note(socket.borrow(), number)?,
-            }
-        }
-        if let Some(any) = any(sockets, number) {
-            steering.attach(any.borrow())?;
+        let steered = steer_one(config, steering, sockets, (number, listener));
+        result = steered.with_context(|| format!("cannot steer {}", listener.address)).and(result);
+    }
+    result
+}
+
+fn steer_one(
+    config: &Config,
+    steering: &mut Steering,
+    sockets: &Sockets,
+    (number, listener): (u32, &Listener),
+) -> Result<()> {
+    let is_refusing = listener.is_retired && is_tcp(listener);
+    for slot in sockets.of_listener(number).filter(|slot| !is_refusing && sockets.is_there(*slot)) {
+        let socket = sockets.all[slot as usize];
+        let (seat, worker) = seat_and_worker(slot, config.workers);
+        match slot < sockets.slots() {
+            true => steering.place(socket.borrow(), number, seat, worker)?,
+            false => steering.note(socket.borrow(), number)?,
         }
     }
-    Ok(())
+    any(sockets, number).map_or(Ok(()), |any| Ok(steering.attach(any.borrow())?))
 }
 
 /// Takes the program off every group, and the sockets out of it, so that another supervisor can put its own
@@ -182,7 +205,7 @@ fn remove(config: &Config, steering: &mut Steering, sockets: &Sockets, listener:
 pub fn refresh(config: &Config, sockets: &Sockets) {
     for (number, _) in (0..).zip(&config.listeners).filter(|(_, listener)| is_tcp(listener)) {
         for slot in sockets.of_listener(number).filter(|slot| sockets.is_there(*slot)) {
-            if let Err(error) = socket::prepare_listener(sockets.all[slot as usize], config.keepalive) {
+            if let Err(error) = listener::prepare(sockets.all[slot as usize], config.keepalive) {
                 tracing::warn!(%error, "the keepalive of new connections cannot be set");
             }
         }
@@ -205,24 +228,30 @@ fn is_tcp(listener: &Listener) -> bool {
 
 fn probe(config: &Config, listener: &Listener) -> Result<()> {
     let ListenAddress { protocol, address } = listener.address;
-    socket::probe_port(protocol, address, options(config, listener))
+    listener::probe_port(protocol, address, options(config, listener))
         .map_err(|error| explain(listener.address, &error))
 }
 
 fn make(listener: &Listener) -> Result<Fd> {
     let ListenAddress { protocol, address } = listener.address;
-    socket::unbound_listener(protocol, address).map_err(|error| explain(listener.address, &error))
+    listener::make(protocol, address).map_err(|error| explain(listener.address, &error))
 }
 
-fn bind(config: &Config, listener: &Listener, made: Option<Fd>) -> Result<Fd> {
+fn bind(config: &Config, listener: &Listener, socket: Fd) -> Result<()> {
     let ListenAddress { protocol, address } = listener.address;
-    let socket = made.map_or_else(|| make(listener), Ok)?;
-    socket::bind_listener(socket, protocol, address, options(config, listener))
-        .map_err(|error| explain(listener.address, &error))?;
-    if protocol == Protocol::Udp {
-        udp::prepare_listener(socket).with_context(|| format!("cannot prepare {}", listener.address))?;
+    listener::bind(socket, protocol, address, options(config, listener))
+        .map_err(|error| explain(listener.address, &error))
+}
+
+/// A socket that is bound becomes one of its group, if it is not.
+fn join(config: &Config, listener: &Listener, socket: Fd) -> Result<()> {
+    match listener.address.protocol {
+        Protocol::Tcp => listener::listen(socket, options(config, listener).backlog)
+            .map_err(|error| explain(listener.address, &error)),
+        Protocol::Udp => {
+            udp::prepare_listener(socket).with_context(|| format!("cannot prepare {}", listener.address))
+        }
     }
-    Ok(socket)
 }
 
 fn options(config: &Config, listener: &Listener) -> ListenOptions {

@@ -15,6 +15,7 @@ mod listen;
 mod notify;
 mod orders;
 mod plan;
+mod predecessors;
 mod retired;
 mod seats;
 mod setup;
@@ -50,6 +51,7 @@ use helper::Control;
 use history::{Death, History, Unswept};
 use notify::Notify;
 use plan::{Action, Plan, Policy, name};
+use predecessors::Predecessors;
 use retired::Retired;
 use seats::Seats;
 use setup::Setup;
@@ -97,6 +99,7 @@ struct Supervisor {
     handover: Handover,
     /// Until this supervisor has taken over from another one.
     candidacy: Option<Candidacy>,
+    predecessors: Predecessors,
     retired: Retired,
     notify: Notify,
     history: History,
@@ -124,6 +127,7 @@ impl Supervisor {
             drain: Drain::default(),
             handover: Handover::new(),
             candidacy: None,
+            predecessors: Predecessors::default(),
             retired: Retired::default(),
             notify: Notify::from_environment(setup.config),
             history: History::new(setup.table),
@@ -171,7 +175,10 @@ impl Supervisor {
         seats::give_pipes(&self.setup);
         self.sweep();
         self.watch_handover(now);
-        self.retired.tick(&self.setup, now);
+        self.predecessors.tick(now);
+        if !self.is_handing_over() {
+            self.retired.tick(&self.setup, now);
+        }
         let is_over = self.drain.tick(&self.setup, now);
         self.notify(now);
         if !is_over {

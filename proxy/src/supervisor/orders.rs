@@ -28,6 +28,7 @@ impl Supervisor {
 
     /// The first signal drains, a second one ends at once.
     fn stop(&mut self, now: u64) {
+        self.end_handover();
         if self.drain.is_stopping() {
             self.drain.stop_now();
         } else {
@@ -53,6 +54,9 @@ impl Supervisor {
 
     fn obey(&mut self, now: u64, order: Order) -> Answer {
         tracing::info!(order = order.word(), "order from the control socket");
+        if matches!(order, Order::Drain | Order::Stop | Order::StopNow) {
+            self.end_handover();
+        }
         match order {
             Order::Failover => return self.prefer(now, STANDBY),
             Order::Failback => return self.prefer(now, PRIMARY),

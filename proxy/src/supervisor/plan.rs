@@ -185,6 +185,12 @@ impl Plan {
         Ok(actions)
     }
 
+    /// An administrator wanted new traffic at `seat`, and still does: nothing is counted.
+    pub fn pin(&mut self, seat: u32) {
+        self.pinned = seat == STANDBY;
+        self.first = seat;
+    }
+
     /// The plan's own clock, which stands still while nobody looks at it.
     fn watched(&mut self, now: u64) -> u64 {
         let gap = now.saturating_sub(self.looked_at.replace(now).unwrap_or(now));

@@ -71,7 +71,7 @@ pub struct Setup {
 /// What failed, on what, and what to do.
 pub fn open(mut config: Config, inherited: Option<&Inherited>) -> Result<Setup> {
     if let Some(inherited) = inherited {
-        inherited.retire(&mut config);
+        inherited.retire(&mut config)?;
     }
     let descriptors = fd::raise_limit(MAX_DESCRIPTORS).context("cannot raise the descriptor limit")? as usize;
     let limits = Limits::divide(&config, descriptors)?;
@@ -87,7 +87,7 @@ pub fn open(mut config: Config, inherited: Option<&Inherited>) -> Result<Setup> 
     };
     let orders = socket::message_pair().context("cannot make a socket pair")?;
     let of_listener = |listener: &Listener| inherited.map_or_else(Vec::new, |all| all.sockets(listener));
-    let sockets = Sockets::open(config, of_listener)?;
+    let sockets = Sockets::open(config, of_listener, inherited.is_some())?;
     let surplus = sockets.surplus.len() as u32;
     let mut steering = Steering::load(config.listeners.len() as u32, config.workers, surplus)?;
     let log = steering.logger(KernelLog::new(&config.listeners))?;

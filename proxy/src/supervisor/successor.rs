@@ -2,7 +2,6 @@
 //! perhaps, that has started this process and offers it everything it has.
 
 use std::{
-    fs,
     sync::atomic::Ordering::Relaxed,
     thread,
     time::{Duration, Instant},
@@ -17,6 +16,7 @@ use super::{
     inherit::Inherited,
     listen,
     plan::Action,
+    predecessors::Predecessors,
     seats, setup,
     twin::{self, Twin},
 };
@@ -28,7 +28,11 @@ use crate::{
         line::{Line, Word},
     },
     ledger::Ledger,
-    sys::{fd, poll, process, time},
+    sys::{
+        fd, poll,
+        process::{self, Child},
+        time,
+    },
     table::{Decision, DecisionCell, EstateStage, LostReason},
 };
 use proxy_common::lease::{PRIMARY, SEATS, STANDBY};
@@ -84,6 +88,10 @@ impl Supervisor {
             }
             self.candidate_turn(line)?;
         }
+        if self.candidacy.as_ref().is_some_and(|candidacy| candidacy.inherited.offer.prefers_standby) {
+            self.plan.pin(STANDBY);
+            self.setup.steering.liveness().set_first(STANDBY);
+        }
         line.say(&Word::Ready).context("the running proxy does not listen any more")?;
         let ready_at = Instant::now();
         while !self.candidate_turn(line)? {
@@ -119,15 +127,19 @@ impl Supervisor {
     /// Takes over what comes by the line.
     fn take_over(&mut self, line: Line, decision: &DecisionCell) -> Result<()> {
         let Some(Candidacy { inherited, .. }) = &self.candidacy else { return Ok(()) };
-        let (document, fds) = line.receive_document().context("the running proxy did not hand over")?;
+        let (ledger, _) = line.receive_document().context("the running proxy did not hand over")?;
+        let ledger: Ledger = serde_json::from_slice(&ledger).context("the counters are not understood")?;
+        let (document, fds) = line.receive_document().context("the flows did not come")?;
         let (header, images) =
             flows::decode(&document).map_err(|why| anyhow!("the flows are not understood: {why}"))?;
         let epoch = seats::new_epoch(&self.setup.table);
         let import = Import { setup: &self.setup, inherited, fds: &fds, epoch };
         let (connections, flows) = import.all(&images)?;
+        ledger.import(&self.setup.table, self.setup.config);
         fault::point(Point::ImportDone);
         self.offer_to_workers(epoch, handover::claim_limit(images.len()))?;
-        self.setup.sockets.bind_rest(self.setup.config)?;
+        let predecessors: Vec<Child> =
+            header.processes.iter().filter_map(|pid| process::open(*pid).ok()).collect();
         if !decision.decide(Decision::Taken) {
             bail!("the running proxy goes on: it has waited for too long");
         }
@@ -137,7 +149,9 @@ impl Supervisor {
         let (death, reason) = (Death::default(), LostReason::Corrupt);
         self.unswept.push(Unswept { epoch, death, reason });
         self.has_orphans = true;
+        self.history = History::new(self.setup.table);
         self.settle(gap_us);
+        self.predecessors = Predecessors::new(predecessors, time::monotonic_ns());
         tracing::info!(gap_us, connections, flows, "taken over from the supervisor before");
         Ok(())
     }
@@ -214,11 +228,15 @@ impl Supervisor {
     fn go_on(&mut self, verdicts: &Ledger) {
         let setup = &mut self.setup;
         setup.is_serving = true;
+        if let Err(error) = setup.sockets.join_rest(setup.config) {
+            tracing::error!("not all workers have their own socket: {error:#}");
+        }
         if let Err(error) = setup.steering.set_verdicts(&verdicts.verdicts(setup.config)) {
             tracing::error!(%error, "the verdicts are counted anew");
         }
         if let Err(error) = listen::steer(setup.config, &mut setup.steering, &setup.sockets) {
-            tracing::error!(%error, "new traffic cannot be steered; the kernel spreads it over all workers");
+            tracing::error!(%error, "not all new traffic is steered; trying again");
+            self.handover.is_aside = true;
         }
         for estate in setup.table.workers(PRIMARY).iter().flat_map(|worker| &worker.estates) {
             if estate.stage() == EstateStage::Claimed {
@@ -236,23 +254,9 @@ impl Supervisor {
         seats::ring_all(&setup.table);
     }
 
-    /// Goes on from what was counted so far. The flows are more than the counters: without those it begins anew.
-    fn go_on_counting(&mut self, line: Line) {
-        let received = line.receive_document().map_err(anyhow::Error::from);
-        let ledger = received.and_then(|(document, _)| Ok(serde_json::from_slice::<Ledger>(&document)?));
-        match ledger {
-            Ok(ledger) => {
-                ledger.import(&self.setup.table, self.setup.config);
-                self.history = History::new(self.setup.table);
-            }
-            Err(error) => tracing::error!("everything is counted anew: {error:#}"),
-        }
-    }
-
     /// What can be done after the traffic goes on.
     fn settle(&mut self, gap_us: u64) {
         let Some(Candidacy { line, inherited, .. }) = self.candidacy.take() else { return };
-        self.go_on_counting(line);
         // It has ended, perhaps, which is what it was told to do.
         let _ = line.say(&Word::Taken);
         let (config, offer) = (self.setup.config, &inherited.offer);
@@ -260,15 +264,9 @@ impl Supervisor {
         block.handover.succeed(offer.number, offer.kind(), gap_us);
         listen::refresh(config, &self.setup.sockets);
         self.setup.control_socket.own(true);
-        let mut unneeded = Vec::new();
-        if config.control != offer.control {
-            let _ = fs::remove_file(&offer.control);
-            unneeded.extend(inherited.fds.control);
-        }
-        if config.metrics != offer.metrics {
-            unneeded.extend(inherited.fds.metrics);
-        }
-        unneeded.into_iter().for_each(|unneeded| fd::replace(unneeded, self.setup.null));
+        let metrics = inherited.fds.metrics.filter(|_| config.metrics != offer.metrics);
+        let unneeded = metrics.into_iter().chain([line.fd(), inherited.fds.decision]);
+        unneeded.for_each(|unneeded| fd::replace(unneeded, self.setup.null));
         block.serving.store(1, Relaxed);
         self.notify.succeed(time::monotonic_ns());
         let (from, version) = (offer.version.as_str(), env!("CARGO_PKG_VERSION"));

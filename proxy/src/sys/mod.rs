@@ -13,6 +13,7 @@ pub mod credentials;
 pub mod epoll;
 pub mod exec;
 pub mod fd;
+pub mod listener;
 pub mod mark;
 pub mod memory;
 pub mod pipe;

@@ -173,6 +173,12 @@ pub fn forget(child: Child) {
     close(child.pidfd);
 }
 
+/// Sends a signal by process number; the caller knows that the number is its still.
+pub fn send_signal(pid: i32, signal: libc::c_int) {
+    // SAFETY: integers only. ESRCH: it is gone.
+    unsafe { libc::kill(pid, signal) };
+}
+
 /// Ends this process at once, all threads of it, without undoing anything.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: never returns, and runs no destructor.
@@ -198,15 +204,6 @@ pub fn kernel_release() -> String {
         let mut name: libc::utsname = std::mem::zeroed();
         libc::uname(&mut name);
         CStr::from_ptr(name.release.as_ptr()).to_string_lossy().into_owned()
-    }
-}
-
-/// Sends a signal by process number, for fault points; none if the number is 0 (nobody).
-#[cfg(feature = "fault-points")]
-pub fn signal(pid: i32, signal: libc::c_int) {
-    if pid > 0 {
-        // SAFETY: integers only.
-        unsafe { libc::kill(pid, signal) };
     }
 }
 

@@ -56,6 +56,10 @@ pub fn next(descriptor: Fd) -> Option<Told> {
         (check_len(count).ok()? == len).then_some(info)?
     };
     let (signal, pid) = (info.ssi_signo as libc::c_int, info.ssi_pid as i32);
+    if signal == libc::SIGHUP && info.ssi_code == libc::SI_KERNEL {
+        // No request: the kernel tells a process group, one of which is stopped, that its parent has gone.
+        return next(descriptor);
+    }
     Some(match (signal, info.ssi_code) {
         (libc::SIGCHLD, libc::CLD_EXITED) => Told::Ended { pid, ending: Ending::Exited(info.ssi_status) },
         (libc::SIGCHLD, libc::CLD_KILLED | libc::CLD_DUMPED) => {

@@ -18,19 +18,6 @@ pub enum Protocol {
     Udp,
 }
 
-/// What a listening socket is made with.
-#[derive(Clone, Copy, Debug)]
-pub struct ListenOptions {
-    /// IPv6 wildcard only: take no IPv4 traffic.
-    pub v6_only: bool,
-    /// TCP: connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
-    pub backlog: i32,
-    /// UDP: bytes that may wait in the socket.
-    pub receive_buffer: i32,
-    /// TCP keepalive: idle time before the first probe.
-    pub keepalive: Duration,
-}
-
 /// A raw address as the kernel takes and gives it.
 #[derive(Clone, Copy)]
 pub struct RawAddress {
@@ -104,89 +91,7 @@ impl RawAddress {
     }
 }
 
-/// Whether a port is free of sockets that are not ours. Binding with `SO_REUSEPORT` would silently
-/// join a group that another process of this user has made, and take its traffic.
-///
-/// # Errors
-/// `AddrInUse`: somebody is bound there. `AddrNotAvailable`: no such local address.
-/// `PermissionDenied`: a port below 1024 and no right to it.
-pub fn probe_port(protocol: Protocol, address: SocketAddr, options: ListenOptions) -> io::Result<()> {
-    let socket = new_socket(protocol, address, libc::SOCK_CLOEXEC)?;
-    let result = (|| {
-        if protocol == Protocol::Tcp {
-            // Connections in TIME_WAIT do not count as taken; a listening socket does. (For UDP
-            // the option would mean sharing the port.)
-            set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
-        }
-        bind(socket, address, options.v6_only)?;
-        match protocol {
-            Protocol::Tcp => listen(socket, 1),
-            Protocol::Udp => Ok(()),
-        }
-    })();
-    close(socket);
-    result
-}
-
-/// Makes one bound, listening, non-blocking socket of a reuseport group.
-///
-/// # Errors
-/// As [`probe_port`].
-pub fn listener(protocol: Protocol, address: SocketAddr, options: ListenOptions) -> io::Result<Fd> {
-    let socket = unbound_listener(protocol, address)?;
-    bind_listener(socket, protocol, address, options).inspect_err(|_| close(socket))?;
-    Ok(socket)
-}
-
-/// The first half of [`listener`]: a socket that nothing can come to.
-///
-/// # Errors
-/// The descriptor limit is reached.
-pub fn unbound_listener(protocol: Protocol, address: SocketAddr) -> io::Result<Fd> {
-    new_socket(protocol, address, libc::SOCK_NONBLOCK)
-}
-
-/// The second half of [`listener`].
-///
-/// # Errors
-/// As [`probe_port`].
-pub fn bind_listener(
-    socket: Fd,
-    protocol: Protocol,
-    address: SocketAddr,
-    options: ListenOptions,
-) -> io::Result<()> {
-    set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
-    match protocol {
-        Protocol::Tcp => {
-            set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
-            prepare_listener(socket, options.keepalive)?;
-            bind(socket, address, options.v6_only)?;
-            listen(socket, options.backlog)
-        }
-        Protocol::Udp => {
-            set_receive_buffer(socket, options.receive_buffer)?;
-            bind(socket, address, options.v6_only)
-        }
-    }
-}
-
-/// Sets the TCP options that accepted sockets inherit (`sk_clone_lock`, net/core/sock.c).
-///
-/// # Errors
-/// Not a TCP socket.
-pub fn prepare_listener(socket: Fd, keepalive: Duration) -> io::Result<()> {
-    set_flow_options(socket, keepalive)
-}
-
-/// Lets the kernel refuse what comes to a listening TCP socket, in every process that has it. What waits in
-/// its queue is reset.
-pub fn stop_listening(socket: Fd) {
-    // SAFETY: integers only. ENOTCONN: it does not listen (any more).
-    unsafe { libc::shutdown(socket.raw(), libc::SHUT_RDWR) };
-}
-
-/// Makes a non-blocking TCP socket to connect with. It stays open across exec, as all flows do.
+/// Makes a non-blocking TCP socket to connect with.
 ///
 /// # Errors
 /// The descriptor limit is reached.
@@ -359,7 +264,7 @@ pub fn receive_message(socket: Fd, buffer: &mut [u8]) -> io::Result<usize> {
     super::check_len(unsafe { libc::recv(socket.raw(), pointer, len, libc::MSG_DONTWAIT) })
 }
 
-fn new_socket(protocol: Protocol, address: SocketAddr, flags: libc::c_int) -> io::Result<Fd> {
+pub(super) fn new_socket(protocol: Protocol, address: SocketAddr, flags: libc::c_int) -> io::Result<Fd> {
     let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     let kind = match protocol {
         Protocol::Tcp => libc::SOCK_STREAM,
@@ -371,34 +276,13 @@ fn new_socket(protocol: Protocol, address: SocketAddr, flags: libc::c_int) -> io
 
 /// What every relayed TCP socket has: small writes are sent at once, a dead peer is noticed, and
 /// urgent bytes are counted in the stream (needed for exact stream positions).
-fn set_flow_options(socket: Fd, keepalive: Duration) -> io::Result<()> {
+pub(super) fn set_flow_options(socket: Fd, keepalive: Duration) -> io::Result<()> {
     set_int(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
     set_int(socket, libc::SOL_SOCKET, libc::SO_OOBINLINE, 1)?;
     set_int(socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
     let seconds = keepalive.as_secs().clamp(1, 32_767) as libc::c_int;
     set_int(socket, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, seconds)?;
     set_int(socket, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, (seconds / 4).max(1))
-}
-
-fn bind(socket: Fd, address: SocketAddr, v6_only: bool) -> io::Result<()> {
-    if address.is_ipv6() {
-        set_int(socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, v6_only.into())?;
-    }
-    let raw = RawAddress::from(address);
-    let (address, len) = raw.as_raw();
-    // SAFETY: `raw` lives for the call and `len` is its length.
-    check(unsafe { libc::bind(socket.raw(), address, len) }).map(drop)
-}
-
-fn listen(socket: Fd, backlog: i32) -> io::Result<()> {
-    // SAFETY: integers only.
-    check(unsafe { libc::listen(socket.raw(), backlog) }).map(drop)
-}
-
-/// Sets the receive buffer, past `net.core.rmem_max` if this process may.
-fn set_receive_buffer(socket: Fd, bytes: i32) -> io::Result<()> {
-    set_int(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes)
-        .or_else(|_| set_int(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes))
 }
 
 /// Sets an integer option.

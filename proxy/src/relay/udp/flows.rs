@@ -15,7 +15,9 @@ use crate::{
     fault::{self as faults, Point},
     relay::{Lane, balance, servers, token::Token},
     sys::{Fd, epoll, fd::close, socket, udp},
-    table::{ConnectFailure, DrainState, DropReason, Entering, Entry, Found, Kind, Record, State, Tag, flag},
+    table::{
+        ConnectFailure, DrainState, DropReason, Entering, Entry, Found, Kind, Record, State, Table, Tag, flag,
+    },
 };
 
 /// Servers that are tried for a new flow, at most.
@@ -145,6 +147,12 @@ impl Flows {
             lane.close(entry.fd);
         }
     }
+}
+
+/// Whether the index names this flow as the one of its key.
+pub fn is_indexed(table: &Table, fd: Fd, record: &Record) -> bool {
+    let (index, entry) = (table.index(), Entry { fd, generation: record.generation() });
+    index.find(index.hash(&Key::recorded(record).bytes()), |other| other == entry).is_some()
 }
 
 fn enter(lane: &Lane, key: &Key, entry: Entry) -> Entering {

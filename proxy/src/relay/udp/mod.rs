@@ -22,7 +22,7 @@ use std::{
 use chosen::Chosen;
 use fault::Fault;
 use flows::Flows;
-pub use flows::migrate;
+pub use flows::{is_indexed, migrate};
 use forward::{Way, forward};
 use hold::Held;
 use key::Key;
@@ -132,19 +132,24 @@ impl Udp {
     /// Takes over the flow at `fd`, whose owner is dead, if it was a worker of this one's number. Answers
     /// whether there is one. What had ended already, or makes no sense, keeps its tag: the sweep closes it.
     pub fn adopt(&mut self, lane: &Lane, fd: Fd) -> bool {
-        let (Some(record), Some(tag)) = (lane.table.record(fd), lane.table.tag(fd)) else { return false };
-        if record.worker() != lane.worker || record.state() == State::Free {
+        let Some(record) = lane.table.record(fd).filter(|record| record.worker() == lane.worker) else {
             return false;
-        }
-        let is_known = |server| (server as usize) < lane.config.servers.len();
-        let is_sound = record.state() == State::Established && record.has(flag::UDP);
-        if !(is_sound && record.server().is_some_and(is_known)) {
+        };
+        if record.state() != State::Free && !is_sound(lane, record) {
             let lost = &lane.block().counters.lost;
             let of_protocol = if record.has(flag::UDP) { &lost.udp } else { &lost.tcp };
             of_protocol[LostReason::Corrupt as usize].add(1);
             record.set_state(State::Free);
             // It may be a TCP connection whose tag was overwritten, and must not seem to end.
             socket::reset(fd);
+        }
+        self.claim(lane, fd)
+    }
+
+    /// The same, without doing anything to what makes no sense.
+    pub fn claim(&mut self, lane: &Lane, fd: Fd) -> bool {
+        let (Some(record), Some(tag)) = (lane.table.record(fd), lane.table.tag(fd)) else { return false };
+        if record.worker() != lane.worker || !is_sound(lane, record) {
             return false;
         }
         tag.set(Tag::new(Kind::UdpFlow, lane.epoch));
@@ -236,6 +241,12 @@ impl Turn {
 
 fn datagrams(inbox: &Inbox, messages: Chosen) -> u64 {
     messages.iter().map(|index| inbox.messages()[index].datagrams()).sum()
+}
+
+/// Whether a record is of an established flow, as far as it can be told.
+fn is_sound(lane: &Lane, record: &Record) -> bool {
+    let is_known = |server| (server as usize) < lane.config.servers.len();
+    record.state() == State::Established && record.has(flag::UDP) && record.server().is_some_and(is_known)
 }
 
 /// The record of an established flow of this worker.

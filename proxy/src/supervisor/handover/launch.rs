@@ -23,7 +23,7 @@ use crate::{
         process::Child,
         socket::Protocol,
     },
-    table::HandoverKind,
+    table::{HandoverKind, Kind, TagCell},
 };
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -41,7 +41,7 @@ impl Supervisor {
         let (line, theirs) = Line::pair().context("cannot make a line to the successor")?;
         // At once, for this process may die before the next line.
         let cell = &self.setup.table.supervisor().handover.candidate;
-        let note = |pid| drop(cell.claim(pid));
+        let note = |pid| _ = cell.claim(pid);
         let started = match kind {
             HandoverKind::Reload => {
                 start(Path::new(binary::OWN), theirs, note).context("cannot start the running binary again")
@@ -63,6 +63,7 @@ impl Supervisor {
     fn offer(&self, kind: HandoverKind, binary: &Path) -> Offer {
         let setup = &self.setup;
         let (config, table) = (setup.config, setup.table);
+        let open = open(setup);
         let listeners = (0..).zip(&config.listeners).map(|(number, listener)| OfferedListener {
             name: listener.name.clone(),
             is_udp: listener.address.protocol == Protocol::Udp,
@@ -70,7 +71,7 @@ impl Supervisor {
             upstream: upstream_name(config, listener),
             v6_only: listener.v6_only,
             sockets: sockets(setup, number).len(),
-            open: table.open_at(number as usize),
+            open: open.0[number as usize],
         });
         let servers = config.servers.iter().enumerate().map(|(number, server)| OfferedServer {
             name: server.name.clone(),
@@ -79,7 +80,7 @@ impl Supervisor {
             is_retired: server.is_retired,
             failures: table.servers()[number].failures.load(Relaxed),
             passed_over_until_ms: table.servers()[number].passed_over_until_ms.load(Relaxed),
-            open: table.open_to(number),
+            open: open.1[number],
         });
         Offer {
             format: FORMAT,
@@ -88,12 +89,28 @@ impl Supervisor {
             is_upgrade: kind == HandoverKind::Upgrade,
             binary: binary.into(),
             epochs: table.supervisor().epochs.load(Relaxed),
+            prefers_standby: self.plan.is_pinned(),
             control: config.control.clone(),
             metrics: config.metrics,
             listeners: listeners.collect(),
             servers: servers.collect(),
         }
     }
+}
+
+/// Flows by listener and by server. The records are asked, for of what a dead pool leaves nobody counts what is
+/// open until it is adopted.
+fn open(setup: &Setup) -> (Vec<u64>, Vec<u64>) {
+    let (table, config) = (setup.table, setup.config);
+    let mut open = (vec![0; config.listeners.len()], vec![0; config.servers.len()]);
+    let is_flow = |tag: &TagCell| matches!(tag.get().kind, Kind::Client | Kind::UdpFlow);
+    let numbers = (0..).zip(table.tags()).filter(|(_, tag)| is_flow(tag)).map(|(number, _)| number);
+    for record in numbers.filter_map(|number| table.record(Fd::from_raw(number))) {
+        open.0.get_mut(record.listener() as usize).into_iter().for_each(|count| *count += 1);
+        let server = record.server().and_then(|server| open.1.get_mut(server as usize));
+        server.into_iter().for_each(|count| *count += 1);
+    }
+    open
 }
 
 fn upstream_name(config: &Config, listener: &Listener) -> String {

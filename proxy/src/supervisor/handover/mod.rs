@@ -10,8 +10,9 @@ mod moving;
 use std::path::PathBuf;
 
 use crate::{
-    handover::line::{Line, Word},
+    handover::line::{self, Line, Word},
     orders::Answer,
+    procfs,
     sys::{
         Fd, exec,
         process::{self, Child},
@@ -37,7 +38,8 @@ pub struct Handover {
     pub binary: PathBuf,
     candidate: Option<Candidate>,
     /// The kernel program is off the groups though no successor has put its own there: to be put back.
-    is_aside: bool,
+    pub(super) is_aside: bool,
+    step_back_at: u64,
 }
 
 /// A successor that has not taken over.
@@ -52,7 +54,7 @@ struct Candidate {
 impl Handover {
     /// None is under way.
     pub fn new() -> Self {
-        Self { binary: binary::own_path(), candidate: None, is_aside: false }
+        Self { binary: binary::own_path(), candidate: None, is_aside: false, step_back_at: 0 }
     }
 
     /// Descriptors that tell of the successor.
@@ -100,7 +102,7 @@ impl Supervisor {
 
     /// Looks how far the successor is.
     pub(super) fn watch_handover(&mut self, now: u64) {
-        self.step_back();
+        self.step_back(now);
         let Some(candidate) = &mut self.handover.candidate else { return };
         let waited = now - candidate.ready_at.unwrap_or(candidate.started_at);
         let is_dead = process::is_dead(candidate.child, std::time::Duration::ZERO);
@@ -148,10 +150,15 @@ impl Supervisor {
         );
     }
 
-    /// Ends the successor, if there is one: the proxy itself ends.
+    /// Whether there is a successor that has not taken over.
+    pub(super) fn is_handing_over(&self) -> bool {
+        self.handover.candidate.is_some()
+    }
+
+    /// Ends the successor, if there is one: the proxy itself is to end, and not to begin anew.
     pub(super) fn end_handover(&mut self) {
-        if self.handover.candidate.is_some() {
-            self.give_up("the proxy was stopped");
+        if self.is_handing_over() {
+            self.give_up("the proxy was told to drain or to stop");
         }
     }
 
@@ -174,7 +181,10 @@ impl Supervisor {
         let cell = &self.setup.table.supervisor().handover;
         self.unpark();
         if let Some(candidate) = twin::resume(&cell.candidate) {
-            exec::kill_group(candidate.pid);
+            // Pools and control can write to that cell. None of them can make a process look so.
+            if exec::leads_group(candidate.pid) && procfs::has_variable(candidate.pid, line::VARIABLE) {
+                exec::kill_group(candidate.pid);
+            }
             process::forget(candidate);
             cell.candidate.clear();
         }
@@ -182,7 +192,6 @@ impl Supervisor {
             // One that is not noted yet ends when it sees its line closed.
             cell.fail("the supervisor died in the middle of it");
             self.handover.is_aside = true;
-            self.step_back();
         }
     }
 }

@@ -1,7 +1,6 @@
 //! The moment of a handover: the workers stand still, the flows are sent, the successor decides.
 
 use std::{
-    io,
     sync::atomic::Ordering::{Acquire, Relaxed, Release},
     thread,
     time::Duration,
@@ -18,13 +17,19 @@ use crate::{
     },
     ledger::Ledger,
     supervisor::{Supervisor, drain, listen, nanos, seats},
-    sys::{poll, process, time},
+    sys::{
+        poll, process,
+        signal::{self, Told},
+        time,
+    },
     table::{Decision, HandoverState},
 };
 use proxy_common::lease::{PRIMARY, SEATS, STANDBY};
 
 /// Time that workers have to come to a stand, nanoseconds: much more than a turn.
 const PARK_LIMIT: u64 = 300_000_000;
+/// Wait before the kernel program is put back again if it did not work, nanoseconds.
+const STEP_BACK: u64 = 1_000_000_000;
 /// How often it is looked whether they have.
 const LOOK: Duration = Duration::from_micros(100);
 
@@ -90,19 +95,24 @@ impl Supervisor {
     }
 
     fn send_flows(&mut self, parked_at_ns: u64) -> Result<usize> {
+        if self.setup.decision.get() != Decision::Pending {
+            // This supervisor was stopped meanwhile, for long.
+            bail!("the workers went on: they had stood for too long");
+        }
         self.handover.is_aside = true;
         let setup = &mut self.setup;
         listen::step_aside(setup.config, &mut setup.steering, &setup.sockets)?;
         let verdicts = Ledger::of_verdicts(setup.config, &setup.steering.verdicts().unwrap_or_default());
         let (images, fds) = export::export(&setup.table);
-        let header = Header { image_bytes: IMAGE_BYTES, parked_at_ns, verdicts };
+        let own = self.seats.children.iter().flatten().chain(self.control.child()).chain(self.twin.child());
+        let processes = own.map(|child| child.pid).chain([std::process::id() as i32]).collect();
+        let header = Header { image_bytes: IMAGE_BYTES, parked_at_ns, processes, verdicts };
+        let ledger = serde_json::to_vec(&Ledger::export(&setup.table, setup.config));
+        let ledger = ledger.context("the counters cannot be written down")?;
         let Some(candidate) = &self.handover.candidate else { return Ok(0) };
-        let sent = candidate.line.send(&flows::encode(&header, &images), &fds);
+        let sent = candidate.line.send(&ledger, &[]);
+        let sent = sent.and_then(|()| candidate.line.send(&flows::encode(&header, &images), &fds));
         sent.context("the flows cannot be sent to the successor")?;
-        // While its workers claim them: it has time for this when the traffic goes on.
-        let ledger = Ledger::export(&setup.table, setup.config);
-        let ledger = serde_json::to_vec(&ledger).context("the counters cannot be written down")?;
-        candidate.line.send(&ledger, &[]).context("the counters cannot be sent to the successor")?;
         Ok(images.len())
     }
 
@@ -121,8 +131,10 @@ impl Supervisor {
             if ready[0] {
                 match candidate.line.hear() {
                     Ok(Word::Refused(why)) => bail!(why),
-                    Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(error.into()),
-                    _ => {}
+                    // It may have ended after it had decided.
+                    Err(_) if self.setup.decision.get() != Decision::Pending => break,
+                    Err(error) => return Err(error).context("its line is closed"),
+                    Ok(_) => {}
                 }
             }
             if ready[1] {
@@ -133,16 +145,23 @@ impl Supervisor {
     }
 
     /// Puts the kernel program back, if it was taken off and no successor has put its own there.
-    pub(super) fn step_back(&mut self) {
-        if !self.handover.is_aside {
+    pub(super) fn step_back(&mut self, now: u64) {
+        if !self.handover.is_aside || now < self.handover.step_back_at {
             return;
         }
         let setup = &mut self.setup;
         let again = listen::step_aside(setup.config, &mut setup.steering, &setup.sockets);
-        match again.and_then(|()| listen::steer(setup.config, &mut setup.steering, &setup.sockets)) {
+        let back = again.and_then(|()| listen::steer(setup.config, &mut setup.steering, &setup.sockets));
+        if self.drain.is_draining() {
+            self.drain.refuse_new(&mut self.setup);
+        }
+        match back {
             Ok(()) => self.handover.is_aside = false,
             // Until then the kernel spreads new traffic over all workers, which is served too.
-            Err(error) => tracing::warn!(%error, "the kernel program is not back yet; trying again"),
+            Err(error) => {
+                tracing::warn!(%error, "not all new traffic is steered; trying again");
+                self.handover.step_back_at = now + STEP_BACK;
+            }
         }
     }
 
@@ -154,6 +173,12 @@ impl Supervisor {
             let _ = process::kill(*child);
         }
         tracing::info!(successor, "handed over");
+        // Who asks for the end now means the proxy.
+        while let Some(told) = signal::next(self.setup.signals) {
+            if let (Told::Asked(signal @ (libc::SIGTERM | libc::SIGINT)), Some(pid)) = (told, successor) {
+                process::send_signal(pid, signal);
+            }
+        }
         process::exit_now(0)
     }
 }

@@ -18,7 +18,8 @@ use crate::{
     sys::{
         Fd, epoll,
         fd::close,
-        socket::{self, ListenOptions, Protocol},
+        listener::{self, ListenOptions},
+        socket::{self, Protocol},
         udp,
     },
     table::{Dimensions, Kind, ListenerCounters, Record, Table},
@@ -232,7 +233,8 @@ fn listening_sockets(listen: SocketAddr) -> (SocketAddr, Vec<Fd>) {
     };
     let mut address = listen;
     let sockets = (0..SEATS).map(|_| {
-        let fd = socket::listener(Protocol::Udp, address, options).unwrap();
+        let fd = listener::make(Protocol::Udp, address).unwrap();
+        listener::bind(fd, Protocol::Udp, address, options).unwrap();
         address = socket::local_address(fd).unwrap();
         udp::prepare_listener(fd).unwrap();
         fd
@@ -256,7 +258,7 @@ fn config(address: SocketAddr, servers: &[SocketAddr]) -> Config {
             v6_only: false,
             is_retired: false,
         }],
-        upstreams: vec![Upstream { name: "default".into(), servers: 0..servers.len() }],
+        upstreams: vec![Upstream { name: "default".into(), servers: 0..servers.len(), is_retired: false }],
         servers: servers.iter().map(server).collect(),
         workers: 1,
         lease: Duration::from_millis(100),

@@ -1,0 +1,109 @@
+//! Listening sockets.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use super::{
+    Fd, check,
+    fd::close,
+    socket::{Protocol, RawAddress, get_int, new_socket, set_flow_options, set_int},
+};
+
+/// What a listening socket is made with.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenOptions {
+    /// IPv6 wildcard only: take no IPv4 traffic.
+    pub v6_only: bool,
+    /// TCP: connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
+    pub backlog: i32,
+    /// UDP: bytes that may wait in the socket.
+    pub receive_buffer: i32,
+    /// TCP keepalive: idle time before the first probe.
+    pub keepalive: Duration,
+}
+
+/// Whether a port is free of sockets that are not ours. Binding with `SO_REUSEPORT` would silently
+/// join a group that another process of this user has made, and take its traffic.
+///
+/// # Errors
+/// `AddrInUse`: somebody is bound there. `AddrNotAvailable`: no such local address.
+/// `PermissionDenied`: a port below 1024 and no right to it.
+pub fn probe_port(protocol: Protocol, address: SocketAddr, options: ListenOptions) -> io::Result<()> {
+    let socket = new_socket(protocol, address, libc::SOCK_CLOEXEC)?;
+    let result = (|| {
+        if protocol == Protocol::Tcp {
+            // Connections in TIME_WAIT do not count as taken; a listening socket does. (For UDP
+            // the option would mean sharing the port.)
+            set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+        }
+        bind_to(socket, address, options.v6_only)?;
+        match protocol {
+            Protocol::Tcp => listen(socket, 1),
+            Protocol::Udp => Ok(()),
+        }
+    })();
+    close(socket);
+    result
+}
+
+/// Makes a non-blocking socket that nothing can come to.
+///
+/// # Errors
+/// The descriptor limit is reached.
+pub fn make(protocol: Protocol, address: SocketAddr) -> io::Result<Fd> {
+    new_socket(protocol, address, libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC)
+}
+
+/// Binds it as one of a reuseport group. A UDP socket is in the group from now on (`reuseport_add_sock` in
+/// net/ipv4/udp.c), a TCP socket when it listens (`inet_reuseport_add_sock` in net/ipv4/inet_hashtables.c).
+///
+/// # Errors
+/// As [`probe_port`].
+pub fn bind(socket: Fd, protocol: Protocol, address: SocketAddr, options: ListenOptions) -> io::Result<()> {
+    set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+    match protocol {
+        Protocol::Tcp => {
+            set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+            prepare(socket, options.keepalive)?;
+        }
+        Protocol::Udp => set_receive_buffer(socket, options.receive_buffer)?,
+    }
+    bind_to(socket, address, options.v6_only)
+}
+
+/// Sets the TCP options that accepted sockets inherit (`sk_clone_lock`, net/core/sock.c).
+///
+/// # Errors
+/// Not a TCP socket.
+pub fn prepare(socket: Fd, keepalive: Duration) -> io::Result<()> {
+    set_flow_options(socket, keepalive)
+}
+
+/// Lets a bound TCP socket listen; one that does already gets the new backlog.
+///
+/// # Errors
+/// `AddrInUse`: somebody else listens there.
+pub fn listen(socket: Fd, backlog: i32) -> io::Result<()> {
+    // SAFETY: integers only.
+    check(unsafe { libc::listen(socket.raw(), backlog) }).map(drop)
+}
+
+/// Whether a TCP socket listens.
+pub fn is_listening(socket: Fd) -> bool {
+    get_int(socket, libc::SOL_SOCKET, libc::SO_ACCEPTCONN).is_ok_and(|accepts| accepts == 1)
+}
+
+fn bind_to(socket: Fd, address: SocketAddr, v6_only: bool) -> io::Result<()> {
+    if address.is_ipv6() {
+        set_int(socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, v6_only.into())?;
+    }
+    let raw = RawAddress::from(address);
+    let (address, len) = raw.as_raw();
+    // SAFETY: `raw` lives for the call and `len` is its length.
+    check(unsafe { libc::bind(socket.raw(), address, len) }).map(drop)
+}
+
+/// Sets the receive buffer, past `net.core.rmem_max` if this process may.
+fn set_receive_buffer(socket: Fd, bytes: i32) -> io::Result<()> {
+    set_int(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes)
+        .or_else(|_| set_int(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes))
+}
