@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
 use crate::process::{self, wait_for};
-use crate::proxy::{METRICS, Proxy};
+use crate::proxy::{METRICS, Proxy, RUN};
 use crate::sys;
 use crate::wait::DEADLINE;
 
@@ -119,7 +119,7 @@ impl Builder {
         if !self.flags.iter().any(|word| word == "--lease" || word == "--fence-after") {
             command.args(CALM);
         }
-        command.envs(self.environment.iter().map(|(k, v)| (k, v)));
+        command.envs(self.environment.iter().map(|(k, v)| (k, v))).env(RUN, self.directory.path());
         command.stdin(Stdio::null());
         sys::die_with_thread(&mut command);
         command

@@ -1,6 +1,8 @@
 //! Processes: what /proc tells of them, and a guard that ends and reaps them.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::process::{Child, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,14 +27,62 @@ pub fn signal(pid: i32, signal: Signal) {
 
 /// The state of a thread, as proc(5) has it.
 fn state(pid: i32, tid: i32) -> Option<char> {
-    // It follows the name, which is in parentheses and may itself hold anything.
+    stat(pid, tid)?.first()?.chars().next()
+}
+
+/// The fields of a thread's `stat`, from the third one on.
+fn stat(pid: i32, tid: i32) -> Option<Vec<String>> {
     let stat = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
-    stat.rsplit_once(") ")?.1.chars().next()
+    // They follow the name, which is in parentheses and may itself hold anything.
+    Some(stat.rsplit_once(") ")?.1.split(' ').map(str::to_owned).collect())
 }
 
 /// Whether a process of this number exists and is no zombie.
 pub fn alive(pid: i32) -> bool {
     !matches!(state(pid, pid), None | Some('Z' | 'X'))
+}
+
+/// A process, told from a later one of the same number by the time of its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Process {
+    /// Its number.
+    pub pid: i32,
+    /// Ticks since the machine was started; field 22 of `stat`.
+    start: u64,
+}
+
+impl Process {
+    /// The one that has this number now, if there is one and it is no zombie.
+    pub fn of(pid: i32) -> Option<Self> {
+        let fields = stat(pid, pid)?;
+        let start = fields.get(19)?.parse().ok()?;
+        (!matches!(fields[0].as_str(), "Z" | "X")).then_some(Self { pid, start })
+    }
+
+    /// Whether it runs still.
+    pub fn is_alive(self) -> bool {
+        Self::of(self.pid) == Some(self)
+    }
+
+    /// All that were started with this variable in their environment, and what they have made since.
+    pub fn all_with(variable: &str, value: &Path) -> Vec<Self> {
+        let wanted = [variable.as_bytes(), b"=", value.as_os_str().as_bytes()].concat();
+        let has_it = |pid: &i32| {
+            let all = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            all.split(|byte| *byte == 0).any(|entry| entry == wanted)
+        };
+        let entries = fs::read_dir("/proc").into_iter().flatten();
+        let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        pids.filter(has_it).filter_map(Self::of).collect()
+    }
+
+    /// Kills it, if it is there.
+    pub fn kill(self) {
+        // A pidfd, for the number may become another's at any time.
+        if let (Ok(pidfd), true) = (sys::pidfd_open(self.pid), self.is_alive()) {
+            let _ = sys::pidfd_kill(&pidfd, Signal::SIGKILL);
+        }
+    }
 }
 
 /// The children of a process (those of its first thread).

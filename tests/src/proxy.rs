@@ -1,15 +1,14 @@
 //! The proxy under test: wait until it is ready, look at it, hurt it, and be sure that nothing of
 //! it is left in the end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
-use std::os::fd::OwnedFd;
 use std::panic;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -17,35 +16,43 @@ use tempfile::TempDir;
 use crate::builder::{Builder, Failure, binary, ends};
 use crate::metrics::{self, Metrics};
 use crate::net::at;
-use crate::process::{children, kill_with_children, signal, signal_thread, threads, wait_for};
+use crate::process::{Guard, Process, signal, signal_thread, threads, wait_for};
 use crate::status::Status;
-use crate::sys;
-use crate::wait::{DEADLINE, until, until_true};
+use crate::wait::{until, until_true};
 
 /// Where the tests' proxies export their metrics.
 pub const METRICS: &str = "127.0.0.1:9100";
 
-/// Control sockets of the proxies that were started and not ended yet.
+/// The environment variable that all processes of one proxy have, those of its successors too. Its value is the
+/// directory of the proxy's control socket.
+pub const RUN: &str = "PROXY_TEST_RUN";
+
+/// Values of [`RUN`] of the proxies that were started and not ended yet.
 static LIVE: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
-/// From now on a panic stops all proxies before it aborts: where no destructor runs, their twins would take
+/// From now on a panic ends all proxies before it aborts: where no destructor runs, their twins would take
 /// over from the supervisors that die with this process.
 pub fn stop_all_on_panic() {
     let tell = panic::take_hook();
     panic::set_hook(Box::new(move |what| {
         tell(what);
         let live = LIVE.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        live.iter().for_each(|control| stop_now(control));
+        live.iter().for_each(|run| kill_all(run));
     }));
 }
 
-/// Stops a proxy in a panic, where nothing may panic.
-fn stop_now(control: &Path) {
-    let mut command = Command::new(binary());
-    command.args(["stop", "--now", "--control"]).arg(control).stdin(Stdio::null()).stdout(Stdio::null());
-    match command.spawn().map(|mut child| wait_for(&mut child, DEADLINE)) {
-        Ok(Some(status)) if status.success() => eprintln!("stopped the proxy at {}", control.display()),
-        other => eprintln!("the proxy at {} may be left: {other:?}", control.display()),
+/// Kills all processes of a proxy. It panics nowhere, for it is called in panics.
+fn kill_all(run: &Path) {
+    let end = Instant::now() + Duration::from_secs(5);
+    // What dies may leave one that takes its place, or that is just being made.
+    loop {
+        let left = Process::all_with(RUN, run);
+        left.iter().for_each(|process| process.kill());
+        match (left.is_empty(), Instant::now() < end) {
+            (true, _) => return,
+            (false, true) => thread::sleep(Duration::from_millis(1)),
+            (false, false) => return eprintln!("these processes of a proxy cannot be killed: {left:?}"),
+        }
     }
 }
 
@@ -68,9 +75,7 @@ pub struct Proxy {
     control: PathBuf,
     child: Mutex<Child>,
     log: Arc<Mutex<String>>,
-    /// Every process of it that was ever seen, so that none is forgotten.
-    seen: Mutex<BTreeMap<i32, OwnedFd>>,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Proxy {
@@ -81,10 +86,10 @@ impl Proxy {
     }
 
     pub(crate) fn new(mut child: Child, control: PathBuf, directory: TempDir) -> Self {
-        LIVE.lock().expect("lock").insert(control.clone());
+        LIVE.lock().expect("lock").insert(directory.path().to_owned());
         let log = capture(&mut child);
         let child = Mutex::new(child);
-        Self { control, child, log, seen: Mutex::default(), _directory: directory }
+        Self { control, child, log, directory }
     }
 
     #[track_caller]
@@ -95,10 +100,14 @@ impl Proxy {
             }
             self.try_status().is_some_and(|status| status.whole())
         });
-        self.note_processes();
     }
 
-    /// The pid of the supervisor that was started (a twin may have taken its place).
+    /// All processes of it, whatever they are, the candidates of an upgrade among them.
+    pub fn processes(&self) -> Vec<Process> {
+        Process::all_with(RUN, self.directory.path())
+    }
+
+    /// The pid of the supervisor that was started (a twin or a successor may have taken its place).
     pub fn supervisor(&self) -> i32 {
         self.child.lock().expect("lock").id().cast_signed()
     }
@@ -130,16 +139,13 @@ impl Proxy {
     /// `proxy status --json`, as soon as it answers.
     #[track_caller]
     pub fn status(&self) -> Status {
-        self.note_processes();
         until("proxy status answers", || self.try_status())
     }
 
     /// The status, as soon as it satisfies the condition.
     #[track_caller]
     pub fn until_status(&self, what: &str, mut condition: impl FnMut(&Status) -> bool) -> Status {
-        let status = until(what, || self.try_status().filter(&mut condition));
-        self.note_processes();
-        status
+        until(what, || self.try_status().filter(&mut condition))
     }
 
     /// The pid of the pool in this seat now.
@@ -215,24 +221,13 @@ impl Proxy {
         until(&what, || Some(self.metrics()).filter(|m| m.sum(name, labels) >= at_least))
     }
 
-    /// Remembers the processes that the proxy has now.
-    fn note_processes(&self) {
-        let mut seen = self.seen.lock().expect("lock");
-        let now = self.try_status().map_or(self.supervisor(), |status| status.supervisor.pid);
-        for pid in children(now).into_iter().chain([now]).filter(|pid| *pid != self.supervisor()) {
-            // A pid that is gone by now needs no ending.
-            if let (false, Ok(pidfd)) = (seen.contains_key(&pid), sys::pidfd_open(pid)) {
-                seen.insert(pid, pidfd);
-            }
-        }
-    }
-
     /// Ends the supervisor in good order if it does so, and then whatever is left.
     fn end(&self) {
-        self.note_processes();
-        if self.ended().is_some() {
-            // A twin may have taken its place.
-            self.verb(&["stop", "--now"]);
+        if self.ended().is_some() && !self.processes().is_empty() {
+            // A twin or a successor has taken its place.
+            let mut stop = self.verb_command(&["stop", "--now"]);
+            let stop = stop.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+            wait_for(&mut Guard(stop.expect("start proxy stop")).0, Duration::from_secs(5));
         }
         let mut child = self.child.lock().expect("lock");
         let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
@@ -244,15 +239,11 @@ impl Proxy {
             };
             if !ends_within(Duration::from_millis(200)) && !ends_within(Duration::from_secs(5)) {
                 eprintln!("the supervisor does not end on SIGTERM: killing it");
-                kill_with_children(pid.as_raw());
-                let _ = child.wait();
             }
         }
-        for pidfd in self.seen.lock().expect("lock").values() {
-            // Fails for those that are dead, which should be all.
-            let _ = sys::pidfd_kill(pidfd, Signal::SIGKILL);
-        }
-        LIVE.lock().expect("lock").remove(&self.control);
+        kill_all(self.directory.path());
+        let _ = child.wait();
+        LIVE.lock().expect("lock").remove(self.directory.path());
     }
 }
 

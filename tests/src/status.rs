@@ -23,6 +23,9 @@ pub struct Status {
     pub draining: String,
     /// What is listened on.
     pub listeners: Vec<Listener>,
+    /// The last upgrade or reload; versions that know none tell of none.
+    #[serde(default)]
+    pub upgrade: Upgrade,
     /// The process that answers.
     pub control: Control,
 }
@@ -96,6 +99,25 @@ pub struct Pool {
     pub connections: u64,
     /// UDP flows.
     pub udp_flows: u64,
+}
+
+/// Upgrades and reloads.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Upgrade {
+    /// The last one, counted from 1.
+    pub number: u64,
+    /// `upgrade` or `reload`.
+    pub kind: String,
+    /// `none`, `preparing`, `moving`, `done` or `failed`.
+    pub state: String,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// How long nothing was relayed, microseconds.
+    pub gap_us: u64,
+    /// How many were done.
+    pub done: u64,
+    /// How many failed.
+    pub failed: u64,
 }
 
 /// One listener.

@@ -15,7 +15,7 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::net::{at, isolate};
-use crate::process::{self, Guard, children};
+use crate::process::{self, Guard};
 use crate::proxy::Proxy;
 use crate::status::{Pool, Status};
 use crate::sys;
@@ -95,9 +95,8 @@ fn measure(kill: usize, proxy: &Proxy, load: &mut Load) -> Spread {
 
 /// Proportional set sizes of all processes of the proxy, bytes: what several of them share is counted once.
 fn memory(proxy: &Proxy) -> f64 {
-    let supervisor = proxy.supervisor();
-    let all = children(supervisor).into_iter().chain([supervisor]);
-    all.filter_map(process::proportional_set_size).map(|bytes| bytes as f64).sum()
+    let sizes = proxy.processes().into_iter().filter_map(|p| process::proportional_set_size(p.pid));
+    sizes.map(|bytes| bytes as f64).sum()
 }
 
 fn stages(proxy: &Proxy) -> String {
