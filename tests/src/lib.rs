@@ -2,7 +2,7 @@
 //! proxy with ([`builder`]), the running [`proxy`] with its [`status`] and [`metrics`], a [`faulty`] one that dies
 //! where a test wants it to, its flow [`table`] to spoil, upstream [`servers`], [`clients`], verified [`traffic`],
 //! processor time withheld ([`cgroup`]), deaths of pools ([`takeover`]), a seeded [`storm`] of faults, the
-//! measurement of the [`gap`] of a takeover, and waiting for a condition with a deadline ([`wait`]). System calls
+//! measurement of the [`gap`] of a takeover, Debian's [`programs`], and waiting for a condition with a deadline ([`wait`]). System calls
 //! that have no safe wrapper elsewhere are in [`sys`].
 //!
 //! Everything here panics with a message when something goes wrong: it is all tests.
@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod net;
 pub mod pattern;
 pub mod process;
+pub mod programs;
 pub mod proxy;
 pub mod servers;
 pub mod status;

@@ -7,10 +7,10 @@ use std::process::Stdio;
 
 use proxy_tests::net::isolate;
 use proxy_tests::process::Guard;
+use proxy_tests::programs::{Server, host_and_port, program};
 
 use crate::course::{Course, TAKEOVERS};
-use crate::programs::{Server, program};
-use crate::{DEATHS, LISTEN, SERVER, host_and_port, start_proxy};
+use crate::{DEATHS, LISTEN, SERVER, start_proxy};
 
 /// Lookups.
 const STRIDE: u64 = 200;
@@ -53,7 +53,7 @@ fn start_server(directory: &Path) -> Server {
         port,
     ]);
     dnsmasq.args(["--synth-domain=example.test,10.0.0.0/16", "--log-queries=extra", "--log-facility=-"]);
-    Server::start(&mut dnsmasq, directory)
+    Server::start(&mut dnsmasq, directory, SERVER)
 }
 
 /// Names that the server was asked for, and who asked, from lines such as

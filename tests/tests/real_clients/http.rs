@@ -7,10 +7,10 @@ use std::process::Stdio;
 use proxy_tests::net::isolate;
 use proxy_tests::pattern;
 use proxy_tests::process::Guard;
+use proxy_tests::programs::{Server, program};
 use proxy_tests::wait::until_true;
 
 use crate::course::{Course, Paced};
-use crate::programs::{Server, program};
 use crate::{DEATHS, LISTEN, SERVER, start_proxy};
 
 /// Bytes: more than sockets, the proxy's pipe and curl hold, so that the server is still at it.
@@ -52,7 +52,7 @@ fn start_server(directory: &Path) -> Server {
     fs::write(directory.join("nginx.conf"), settings).expect("write settings");
     let mut nginx = program("nginx", directory);
     nginx.args(["-e", "stderr", "-c", "nginx.conf", "-p"]).arg(directory);
-    Server::start(&mut nginx, directory)
+    Server::start(&mut nginx, directory, SERVER)
 }
 
 fn download(course: &Course, directory: &Path) {

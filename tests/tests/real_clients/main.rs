@@ -2,13 +2,12 @@
 //! or hangs, and again when its heir does: each goes on as if nothing had happened.
 //!
 //! The programs are Debian's; `cargo xtask test` fetches those that are not installed. [`course`] tells
-//! when a pool is to die, [`programs`] runs programs; each other file is one client and its server.
+//! when a pool is to die; each other file is one client and its server.
 
 mod course;
 mod dns;
 mod http;
 mod postgres;
-mod programs;
 mod redis;
 mod sftp;
 mod websocket;
@@ -28,9 +27,4 @@ fn start_proxy(protocol: &str) -> Proxy {
     let builder = Proxy::builder().listen(&format!("{protocol}://{LISTEN}")).upstream(SERVER);
     let builder = builder.flag("--workers", "2").flag("--failback-after", "never");
     builder.flag("--fence-after", "400ms").start()
-}
-
-/// The two words of an address, as programs want them.
-fn host_and_port(address: &str) -> (&str, &str) {
-    address.rsplit_once(':').expect("an address")
 }

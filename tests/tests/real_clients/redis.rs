@@ -4,10 +4,10 @@ use std::io::{BufRead, BufReader, Write};
 
 use proxy_tests::clients::connect;
 use proxy_tests::net::{at, isolate};
+use proxy_tests::programs::{Server, host_and_port, program};
 
 use crate::course::Course;
-use crate::programs::{Server, program};
-use crate::{DEATHS, LISTEN, SERVER, host_and_port, start_proxy};
+use crate::{DEATHS, LISTEN, SERVER, start_proxy};
 
 /// Commands.
 const STRIDE: u64 = 100_000;
@@ -22,7 +22,7 @@ fn pipeline_goes_on() {
         let mut redis = program("redis-server", directory.path());
         let (host, port) = host_and_port(SERVER);
         redis.args(["--bind", host, "--port", port, "--save", "", "--daemonize", "no"]);
-        let _server = Server::start(&mut redis, directory.path());
+        let _server = Server::start(&mut redis, directory.path(), SERVER);
         let proxy = start_proxy("tcp");
         Course::new(STRIDE).run(&proxy, "tcp", death, pipeline);
     }

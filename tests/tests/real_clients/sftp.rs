@@ -3,16 +3,16 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use proxy_tests::net::isolate;
 use proxy_tests::process::Guard;
+use proxy_tests::programs::{find, host_and_port, program, ssh};
 use proxy_tests::wait::until;
 use proxy_tests::{pattern, process};
 
 use crate::course::Course;
-use crate::programs::{Server, find, program, run};
-use crate::{DEATHS, LISTEN, SERVER, host_and_port, start_proxy};
+use crate::{DEATHS, LISTEN, SERVER, start_proxy};
 
 /// Bytes.
 const STRIDE: u64 = 8 << 20;
@@ -29,51 +29,20 @@ fn transfer_goes_on() {
         let path = directory.path().to_owned();
         let mut file = File::create(path.join("file")).expect("create");
         pattern::write(&mut file, SIZE as usize).expect("write");
-        run(program("ssh-keygen", &path).args(["-q", "-t", "ed25519", "-N", "", "-f", "key"]));
-        let server = start_server(&path);
+        let server = ssh::start(&path, SERVER);
         let proxy = start_proxy("tcp");
         Course::new(STRIDE).run(&proxy, "tcp", death, move |course| transfer(course, &path));
         assert_eq!(server.log().matches("Accepted publickey").count(), 1, "one session");
     }
 }
 
-/// The client's key is the host's too.
-fn start_server(directory: &Path) -> Server {
-    let (host, port) = host_and_port(SERVER);
-    let key = directory.join("key").display().to_string();
-    let mut sshd = program("sshd", directory);
-    sshd.args(["-D", "-e", "-f", "/dev/null", "-p", port]);
-    options(&mut sshd, &[("ListenAddress", host), ("HostKey", &key), ("PidFile", "none")]);
-    options(&mut sshd, &[("AuthorizedKeysFile", &format!("{key}.pub")), ("StrictModes", "no")]);
-    options(&mut sshd, &[("Subsystem", "sftp internal-sftp"), ("UsePAM", "no")]);
-    Server::start(&mut sshd, directory)
-}
-
 fn start_client(directory: &Path) -> Guard {
     let (host, port) = host_and_port(LISTEN);
     let mut sftp = program("sftp", directory);
-    sftp.arg("-S").arg(find("ssh")).args([
-        "-q",
-        "-b",
-        "-",
-        "-F",
-        "/dev/null",
-        "-i",
-        "key",
-        "-l",
-        RATE,
-        "-P",
-        port,
-    ]);
-    options(&mut sftp, &[("StrictHostKeyChecking", "no"), ("UserKnownHostsFile", "/dev/null")]);
+    sftp.arg("-S").arg(find("ssh")).args(["-b", "-", "-l", RATE, "-P", port]);
+    ssh::client_options(&mut sftp);
     sftp.arg(format!("nobody@{host}")).stdin(Stdio::piped()).stdout(Stdio::null());
     Guard(sftp.spawn().expect("start sftp"))
-}
-
-fn options(command: &mut Command, options: &[(&str, &str)]) {
-    for (name, value) in options {
-        command.arg("-o").arg(format!("{name}={value}"));
-    }
 }
 
 fn transfer(course: &Course, directory: &Path) {

@@ -1,5 +1,8 @@
 //! Programs of Debian as children of a test, with a directory of their own and nothing else.
 
+pub mod postgres;
+pub mod ssh;
+
 use std::env;
 use std::fs::{self, File};
 use std::net::TcpStream;
@@ -10,12 +13,11 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use proxy_tests::net::at;
-use proxy_tests::process::{Guard, wait_for};
-use proxy_tests::sys;
-use proxy_tests::wait::until_true;
 
-use crate::SERVER;
+use crate::net::at;
+use crate::process::{Guard, wait_for};
+use crate::sys;
+use crate::wait::until_true;
 
 /// How long a server may take to end when it is told to.
 const ENDS: Duration = Duration::from_secs(5);
@@ -59,16 +61,21 @@ pub fn run(command: &mut Command) -> String {
     String::from_utf8(said).expect("text")
 }
 
-/// A server at [`SERVER`], ended when it is dropped; a failing test prints its log.
+/// The two words of an address, as programs want them.
+pub fn host_and_port(address: &str) -> (&str, &str) {
+    address.rsplit_once(':').expect("an address")
+}
+
+/// A server, ended when it is dropped; a failing test prints its log.
 pub struct Server {
     child: Guard,
     log: PathBuf,
 }
 
 impl Server {
-    /// Starts it, and waits until it accepts connections. It logs to a file in the directory.
+    /// Starts it, and waits until it accepts connections at this address. It logs to a file in the directory.
     #[track_caller]
-    pub fn start(command: &mut Command, directory: &Path) -> Self {
+    pub fn start(command: &mut Command, directory: &Path, address: &str) -> Self {
         let log = directory.join("server.log");
         let file = File::create(&log).expect("create a log");
         command.stdout(file.try_clone().expect("clone")).stderr(file);
@@ -76,7 +83,7 @@ impl Server {
         until_true("the server listens", || {
             let end = server.child.0.try_wait().expect("wait");
             assert!(end.is_none(), "{command:?}: {end:?}");
-            TcpStream::connect(at(SERVER)).is_ok()
+            TcpStream::connect(at(address)).is_ok()
         });
         server
     }
