@@ -1,8 +1,9 @@
 //! What the end-to-end tests share: a network namespace for each test ([`net`]), what to start the
 //! proxy with ([`builder`]), the running [`proxy`] with its [`status`] and [`metrics`], a [`faulty`] one that dies
-//! where a test wants it to, its flow [`table`] to spoil, upstream [`servers`], [`clients`], verified [`traffic`],
-//! processor time withheld ([`cgroup`]), deaths of pools ([`takeover`]), a seeded [`storm`] of faults, the
-//! measurement of the [`gap`] of a takeover, Debian's [`programs`], and waiting for a condition with a deadline ([`wait`]). System calls
+//! where a test wants it to, its flow [`table`] to spoil, upstream [`servers`], [`clients`], verified [`traffic`]
+//! and [`flows`], processor time withheld ([`cgroup`]), deaths of pools ([`takeover`]), upgrades and reloads
+//! ([`handover`]), a seeded [`storm`] of faults, the measurement of the [`gap`] of a takeover, Debian's
+//! [`programs`], and waiting for a condition with a deadline ([`wait`]). System calls
 //! that have no safe wrapper elsewhere are in [`sys`].
 //!
 //! Everything here panics with a message when something goes wrong: it is all tests.
@@ -11,7 +12,9 @@ pub mod builder;
 pub mod cgroup;
 pub mod clients;
 pub mod faulty;
+pub mod flows;
 pub mod gap;
+pub mod handover;
 pub mod metrics;
 pub mod net;
 pub mod pattern;

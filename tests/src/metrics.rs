@@ -80,6 +80,31 @@ impl Metrics {
         self.0.iter().filter(|s| s.matches(name, labels)).map(|s| s.value).sum()
     }
 
+    /// Counters (of histograms too) that are less than in an earlier scrape.
+    pub fn fallen_since(&self, earlier: &Self) -> Vec<String> {
+        let fallen = |then: &Sample| {
+            let now = self.same(then)?.value;
+            (now < then.value)
+                .then(|| format!("{} {:?}: {} before, {now} now", then.name, then.labels, then.value))
+        };
+        earlier.counters().filter_map(fallen).collect()
+    }
+
+    /// Counters of an earlier scrape that are not there any more.
+    pub fn gone_since(&self, earlier: &Self) -> Vec<String> {
+        let gone = earlier.counters().filter(|then| self.same(then).is_none());
+        gone.map(|then| format!("{} {:?}", then.name, then.labels)).collect()
+    }
+
+    fn counters(&self) -> impl Iterator<Item = &Sample> {
+        const ENDINGS: [&str; 4] = ["_total", "_count", "_sum", "_bucket"];
+        self.0.iter().filter(|sample| ENDINGS.iter().any(|ending| sample.name.ends_with(ending)))
+    }
+
+    fn same(&self, other: &Sample) -> Option<&Sample> {
+        self.0.iter().find(|sample| sample.name == other.name && sample.labels == other.labels)
+    }
+
     /// Whether there is a sample of this name.
     pub fn has(&self, name: &str) -> bool {
         self.0.iter().any(|sample| sample.name == name)
@@ -131,6 +156,16 @@ mod tests {
         assert_eq!(metrics.sum("a_total", &[("listener", "tcp://[::]:80")]), 7.0);
         assert_eq!(metrics.sum("a_total", &[("pool", "none")]), 0.0);
         assert_eq!(metrics.sum("b", &[]), 0.5);
+    }
+
+    #[test]
+    fn tells_of_counters_that_fell() {
+        let (before, now) = (
+            Metrics::parse(TEXT),
+            Metrics::parse("a_total{pool=\"primary\",listener=\"tcp://[::]:80\"} 2\n"),
+        );
+        assert!(before.fallen_since(&before).is_empty() && before.gone_since(&before).is_empty());
+        assert_eq!((now.fallen_since(&before).len(), now.gone_since(&before).len()), (1, 1));
     }
 
     #[test]

@@ -45,10 +45,10 @@ pub fn alive(pid: i32) -> bool {
 /// A process, told from a later one of the same number by the time of its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Process {
+    /// Ticks since the machine was started; field 22 of `stat`. The first field, so that they sort by age.
+    start: u64,
     /// Its number.
     pub pid: i32,
-    /// Ticks since the machine was started; field 22 of `stat`.
-    start: u64,
 }
 
 impl Process {
@@ -76,11 +76,19 @@ impl Process {
         pids.filter(has_it).filter_map(Self::of).collect()
     }
 
-    /// Kills it, if it is there.
-    pub fn kill(self) {
+    /// What it is and does, for messages.
+    pub fn describe(self) -> String {
+        let read = |what: &str| fs::read_to_string(format!("/proc/{}/{what}", self.pid)).unwrap_or_default();
+        let (name, state, waits, stack) =
+            (read("comm"), status_line(self.pid, "State"), read("wchan"), read("stack"));
+        format!("{} {}: {state:?}, in {waits}\n{stack}", self.pid, name.trim_end())
+    }
+
+    /// Sends it a signal, if it is there.
+    pub fn signal(self, signal: Signal) {
         // A pidfd, for the number may become another's at any time.
         if let (Ok(pidfd), true) = (sys::pidfd_open(self.pid), self.is_alive()) {
-            let _ = sys::pidfd_kill(&pidfd, Signal::SIGKILL);
+            let _ = sys::pidfd_kill(&pidfd, signal);
         }
     }
 }

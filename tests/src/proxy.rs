@@ -47,7 +47,7 @@ fn kill_all(run: &Path) {
     // What dies may leave one that takes its place, or that is just being made.
     loop {
         let left = Process::all_with(RUN, run);
-        left.iter().for_each(|process| process.kill());
+        left.iter().for_each(|process| process.signal(Signal::SIGKILL));
         match (left.is_empty(), Instant::now() < end) {
             (true, _) => return,
             (false, true) => thread::sleep(Duration::from_millis(1)),

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use crate::clients::connect;
 use crate::pattern;
@@ -24,11 +25,17 @@ impl Traffic {
     /// Opens so many connections, which begin at once.
     #[track_caller]
     pub fn start(address: SocketAddr, connections: usize) -> Self {
+        Self::paced(address, connections, Duration::ZERO)
+    }
+
+    /// The same, with a pause after each round.
+    #[track_caller]
+    pub fn paced(address: SocketAddr, connections: usize, pause: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let rounds: Arc<Vec<AtomicU64>> = Arc::new((0..connections).map(|_| AtomicU64::new(0)).collect());
         let client = |number: usize| {
             let (stop, rounds, stream) = (Arc::clone(&stop), Arc::clone(&rounds), connect(address));
-            thread::spawn(move || talk(stream, &stop, &rounds[number]))
+            thread::spawn(move || talk(stream, &stop, &rounds[number], pause))
         };
         let threads = (0..connections).map(client).collect();
         Self { stop, rounds, threads }
@@ -54,7 +61,12 @@ impl Traffic {
     }
 }
 
-fn talk(mut stream: std::net::TcpStream, stop: &AtomicBool, rounds: &AtomicU64) -> Result<()> {
+fn talk(
+    mut stream: std::net::TcpStream,
+    stop: &AtomicBool,
+    rounds: &AtomicU64,
+    pause: Duration,
+) -> Result<()> {
     let (mut position, mut buffer) = (0, [0; ROUND]);
     while !stop.load(Relaxed) {
         let bytes = pattern::from(position, ROUND);
@@ -63,6 +75,7 @@ fn talk(mut stream: std::net::TcpStream, stop: &AtomicBool, rounds: &AtomicU64) 
         assert!(buffer == *bytes, "wrong bytes from position {position}");
         position += ROUND;
         rounds.fetch_add(1, Relaxed);
+        thread::sleep(pause);
     }
     Ok(())
 }

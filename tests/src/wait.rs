@@ -11,13 +11,19 @@ const POLL: Duration = Duration::from_millis(5);
 
 /// Polls until the condition gives a value. Panics after [`DEADLINE`], naming what was awaited.
 #[track_caller]
-pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + DEADLINE;
+pub fn until<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
+    until_within(DEADLINE, what, condition)
+}
+
+/// The same with another deadline, for what has limits of its own.
+#[track_caller]
+pub fn until_within<T>(limit: Duration, what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + limit;
     loop {
         if let Some(value) = condition() {
             return value;
         }
-        assert!(Instant::now() < end, "waited {DEADLINE:?} in vain until {what}");
+        assert!(Instant::now() < end, "waited {limit:?} in vain until {what}");
         thread::sleep(POLL);
     }
 }

@@ -6,7 +6,7 @@
 
 pub mod echo;
 mod load;
-mod numbers;
+pub mod numbers;
 
 use std::env::current_exe;
 use std::process::{Command, Stdio};
