@@ -5,6 +5,7 @@
 
 mod carried;
 mod row;
+mod settings;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
