@@ -3,6 +3,7 @@
 //! previous commit's build ([`versions`]); a binary that is
 //! no good ([`bad_binary`]), and processes that die or stop in the middle of it ([`chance`]), change nothing.
 
+mod bad_binary;
 mod carried;
 mod row;
 mod settings;
