@@ -5,6 +5,8 @@
 
 mod bad_binary;
 mod carried;
+mod chance;
+mod faults;
 mod row;
 mod settings;
 
