@@ -6,6 +6,7 @@ mod demo;
 mod gap;
 mod man;
 mod package;
+mod previous;
 mod run;
 mod shell;
 mod storm;

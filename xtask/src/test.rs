@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::{shell, tools};
+use crate::{previous, shell, tools};
 
 /// Runs all tests of the workspace, or those that `args` (of `cargo test`) choose.
 pub fn run(args: &[String]) -> Result<()> {
@@ -21,6 +21,7 @@ pub fn run(args: &[String]) -> Result<()> {
 
 fn all(args: &[String]) -> Result<()> {
     let tools = tools::install()?;
+    let previous = previous::build()?;
     // The tests start these binaries; `cargo test` alone would not build them.
     shell::run(shell::cargo().args(["build", "--package", "proxy", "--package", "xtask"]))?;
     // The crash matrix builds this one if it is not there (tests/src/faulty.rs); not in the time of a test.
@@ -36,6 +37,7 @@ fn all(args: &[String]) -> Result<()> {
             .args(args)
             .env("PATH", tools.path)
             .env("PROXY_TEST_LIBRARIES", tools.libraries)
+            .env("PROXY_PREVIOUS", previous.unwrap_or_default())
             .env("PROXY_BIN", shell::target().join("debug/proxy")),
     )
 }

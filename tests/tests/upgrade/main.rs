@@ -9,6 +9,7 @@ mod chance;
 mod faults;
 mod row;
 mod settings;
+mod versions;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
