@@ -3,7 +3,7 @@
 //! where a test wants it to, its flow [`table`] to spoil, upstream [`servers`], [`clients`], verified [`traffic`]
 //! and [`flows`], processor time withheld ([`cgroup`]), deaths of pools ([`takeover`]), upgrades and reloads
 //! ([`handover`]), a seeded [`storm`] of faults, the measurement of the [`gap`] of a takeover, Debian's
-//! [`programs`], and waiting for a condition with a deadline ([`wait`]). System calls
+//! [`programs`], [`reloads`] again and again, and waiting for a condition with a deadline ([`wait`]). System calls
 //! that have no safe wrapper elsewhere are in [`sys`].
 //!
 //! Everything here panics with a message when something goes wrong: it is all tests.
@@ -21,6 +21,7 @@ pub mod pattern;
 pub mod process;
 pub mod programs;
 pub mod proxy;
+pub mod reloads;
 pub mod servers;
 pub mod status;
 pub mod storm;

@@ -7,6 +7,7 @@ mod gap;
 mod man;
 mod package;
 mod previous;
+mod reloads;
 mod run;
 mod shell;
 mod storm;
@@ -73,6 +74,17 @@ enum Verb {
         #[arg(long, default_value_t = 5)]
         kills: usize,
     },
+    /// Reload again and again under WebSocket, ssh and PostgreSQL sessions, verified streams and UDP flows
+    ///
+    /// Fails if anything is lost, or if memory, descriptors or processes grow. The release build is used.
+    Reloads {
+        /// How long, in minutes
+        #[arg(long, default_value_t = 10.0)]
+        minutes: f64,
+        /// Reloads, spread evenly
+        #[arg(long, default_value_t = 136)]
+        count: usize,
+    },
     /// Write the manual pages, one for proxy and one for each of its verbs
     Man {
         /// Where to, by default target/man
@@ -109,6 +121,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Test { args } => test::run(&args),
         Verb::Storm { seed, minutes, clients, debug } => storm::run(seed, minutes, clients, debug),
         Verb::Gap { connections, active, kills } => gap::run(connections, active, kills),
+        Verb::Reloads { minutes, count } => reloads::run(minutes, count),
         Verb::Man { directory } => man::run(directory),
         Verb::Package => package::run(),
         Verb::BuildEbpf { check } => build_ebpf::run(check),
