@@ -134,7 +134,7 @@ fn begun(pid: i32, told: Fd) -> io::Result<Child> {
         return Err(io::Error::from_raw_os_error(error));
     }
     process::open(pid).map_err(|error| match error.raw_os_error() {
-        Some(libc::ESRCH) => io::Error::other("it ended at once"),
+        Some(libc::ESRCH) => io::Error::other("it ended before it was ready"),
         _ => error,
     })
 }

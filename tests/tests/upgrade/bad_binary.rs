@@ -48,6 +48,18 @@ impl Binaries {
     }
 }
 
+impl Binaries {
+    /// The binary under test, which names a loader that is not there.
+    #[track_caller]
+    fn without_loader(&self, name: &str) -> PathBuf {
+        let mut content = fs::read(binary()).expect("read the binary");
+        let is_loader = |bytes: &[u8]| bytes.starts_with(b"/lib") && bytes.ends_with(b"/ld-");
+        let place = [10, 8].iter().find_map(|len| content.windows(*len).position(is_loader));
+        content[place.expect("a loader") + 1..][..3].copy_from_slice(b"nil");
+        self.file(name, &content, 0o755)
+    }
+}
+
 /// The words of an upgrade to this binary.
 fn to(path: &Path) -> [&str; 3] {
     ["upgrade", "--binary", path.to_str().expect("text")]
@@ -61,14 +73,18 @@ fn files_that_cannot_be_started() {
     order(&scene.proxy, &to(&path.join("nowhere"))).says(1, &["nowhere", "no such file"]);
     order(&scene.proxy, &to(path)).says(1, &["no file"]);
     assert_eq!(scene.proxy.status().upgrade.failed, 0);
+    let busy = binaries.copy("busy", 0o755);
+    let _writer = fs::File::options().append(true).open(&busy).expect("open for writing");
     let cases: &[(PathBuf, &[&str])] = &[
         (binaries.copy("plain", 0o644), &["plain", "not executable"]),
         (binaries.copy("anybodys", 0o757), &["anybodys", "others than its owner can write"]),
-        (binaries.file("garbage", b"\x7fELF\x02\x01\x01garbage", 0o755), &[]),
-        (binaries.file("empty", b"", 0o755), &[]),
-        (binaries.file("script", b"#!/bin/sh\nexit 1\n", 0o755), &[]),
-        (binaries.file("no-interpreter", b"#!/nowhere/sh\n", 0o755), &["no-interpreter"]),
-        (PathBuf::from("/bin/true"), &["before it was ready"]),
+        (binaries.file("garbage", b"\x7fELF\x02\x01\x01garbage", 0o755), &["is no proxy"]),
+        (binaries.file("empty", b"", 0o755), &["is no proxy"]),
+        (binaries.file("script", b"#!/bin/sh\nexit 1\n", 0o755), &["is no proxy"]),
+        (PathBuf::from("/bin/true"), &["is no proxy"]),
+        // What the kernel refuses: its loader is not there, or it is still being written.
+        (binaries.without_loader("no-loader"), &["no-loader", "No such file"]),
+        (busy, &["busy", "Text file busy"]),
     ];
     assert_each_fails(&scene, cases);
     upgrade(&scene.proxy);

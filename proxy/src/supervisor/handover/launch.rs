@@ -20,7 +20,7 @@ use crate::{
     sys::{
         Fd,
         exec::{self, Program},
-        process::Child,
+        process::{self, Child},
         socket::Protocol,
     },
     table::{HandoverKind, Kind, TagCell},
@@ -51,7 +51,10 @@ impl Supervisor {
         theirs.close();
         let made = started.and_then(|child| {
             let sent = line.send(&self.offer(kind, &binary).encode(), &offered(&self.setup).in_order());
-            sent.context("the successor does not listen").inspect_err(|_| exec::kill_group(child.pid))?;
+            sent.context("it ended before it was ready").inspect_err(|_| {
+                exec::kill_group(child.pid);
+                process::forget(child);
+            })?;
             Ok(Candidate { child, line, kind, started_at: now, ready_at: None })
         });
         made.inspect_err(|_| {
