@@ -10,11 +10,11 @@ use nix::sys::signal::Signal;
 use proxy_tests::builder::Builder;
 use proxy_tests::clients::{Outcome, ask_on, connect};
 use proxy_tests::net::{at, isolate};
-use proxy_tests::process::signal;
+use proxy_tests::process::{alive, signal};
 use proxy_tests::proxy::Proxy;
 use proxy_tests::status::Status;
 use proxy_tests::wait::{stays_true, until, until_true};
-use proxy_tests::{PRIMARY, servers};
+use proxy_tests::{PRIMARY, STANDBY, servers};
 use tempfile::TempDir;
 
 const LISTEN: &str = "127.0.0.1:8080";
@@ -49,7 +49,9 @@ impl Manager {
         let builder = Proxy::builder().listen("tcp://127.0.0.1:8080").upstream(SERVER);
         let builder = builder.flag("--workers", "2").flag("--failback-after", "never");
         let builder = builder.env("NOTIFY_SOCKET", socket.to_str().expect("text"));
-        builder.env("WATCHDOG_USEC", &WATCHDOG.as_micros().to_string())
+        let builder = builder.env("WATCHDOG_USEC", &WATCHDOG.as_micros().to_string());
+        // As systemd does: of this process alone it wants signs of life.
+        builder.through(&["sh", "-c", r#"WATCHDOG_PID=$$ exec "$@""#, "sh"])
     }
 
     fn all(&self) -> Vec<String> {
@@ -131,6 +133,69 @@ fn manager_follows_the_twin_that_takes_a_dead_supervisors_place() {
     let after = proxy.until_status("protected again", Status::protected);
     assert_eq!(after.supervisor.pid, twin);
     assert_eq!(ask_on(&mut stream, "after"), Outcome::Answered("A after".into()));
+}
+
+#[test]
+fn manager_follows_a_handover_and_is_told_when_it_came_to_nothing() {
+    isolate();
+    let manager = Manager::start();
+    let _server = servers::Tcp::lines(SERVER, "A");
+    let proxy = manager.proxy().flag("--lease", "500ms").flag("--fence-after", "60s").start();
+    let ready = manager.wait(0, "READY=1");
+    let mut stream = connect(at(LISTEN));
+    assert!(ask_on(&mut stream, "before").answered());
+
+    // While a pool is silent the successor waits; so it can be killed before it takes over.
+    let standby = proxy.signal(STANDBY, Signal::SIGSTOP);
+    let suspect = manager.wait(ready + 1, "STATUS=degraded: the primary serves, the standby is suspect");
+    let reload = proxy.verb_command(&["reload"]).spawn().expect("proxy reload");
+    let reloading = manager.wait(suspect + 1, "RELOADING=1");
+    let message = manager.all()[reloading].clone();
+    assert!(message.contains("MONOTONIC_USEC=") && message.contains("a successor gets ready"), "{message}");
+    let log = proxy.log();
+    let (_, pid) = log.rsplit_once(r#""kind":"reload","pid":"#).expect("the successor is logged");
+    signal(pid[..pid.find(',').expect("more")].parse().expect("a number"), Signal::SIGKILL);
+    let again = manager.wait(reloading + 1, "READY=1");
+    assert_eq!(reload.wait_with_output().expect("proxy reload").status.code(), Some(1));
+    assert_eq!(manager.count("READY=1"), 2, "{:?}", manager.all());
+    signal(standby, Signal::SIGCONT);
+    manager.wait(again + 1, "STATUS=the primary serves, the standby is ready");
+
+    let old = proxy.status().supervisor.pid;
+    proxy.verb(&["reload"]).says(0, &["reloaded"]);
+    let new = proxy.status().supervisor.pid;
+    assert_ne!(old, new);
+    let reloading = manager.wait(again + 1, "RELOADING=1");
+    let main = manager.wait(reloading + 1, &format!("MAINPID={new}"));
+    let whole = manager.wait(main, "READY=1");
+    assert!(manager.all()[whole].contains("STATUS=the primary serves"), "{:?}", manager.all());
+    // The successor's, for the old one has ended: not the process that the variable named, and it is watched.
+    until_true("the old supervisor has ended", || !alive(old));
+    let seen = manager.all().len();
+    let sign = manager.wait(seen, "WATCHDOG=1");
+    manager.wait(sign + 1, "WATCHDOG=1");
+    for word in ["STOPPING=", "EXTEND_TIMEOUT_USEC="] {
+        assert!(!manager.all().iter().any(|message| message.contains(word)), "{:?}", manager.all());
+    }
+    assert_eq!(ask_on(&mut stream, "after"), Outcome::Answered("A after".into()));
+}
+
+/// Else a manager that sees the main process end before the successor has told of itself would be right to
+/// think the service over.
+#[test]
+fn main_process_names_its_successor_before_it_ends() {
+    isolate();
+    let manager = Manager::start();
+    let proxy = manager.proxy().start();
+    manager.wait(0, "READY=1");
+    proxy.verb(&["reload"]).says(0, &[]);
+    let new = proxy.status().supervisor.pid;
+    let named = || {
+        let all = manager.all();
+        // Alone: from the old one, and from the successor; the successor's next word has it too.
+        all.iter().filter(|message| **message == format!("MAINPID={new}\n")).count()
+    };
+    until_true("both have told", || named() == 2);
 }
 
 #[test]

@@ -65,6 +65,14 @@ impl Notify {
         }
     }
 
+    /// The process that the manager is to watch from now on is the successor; to be told before this one ends,
+    /// for a manager that sees the main process end before it knows of another one may think it all over.
+    pub fn pass_on(&mut self, now: u64, successor: u32) {
+        if let Some(message) = self.news.of_successor(successor).main_pid() {
+            self.send(now, &message);
+        }
+    }
+
     /// Tells what is new. What cannot be sent is tried again.
     fn tell(&mut self, now: u64, situation: Situation) {
         if self.to.is_none() || now < self.retry_at {
@@ -126,7 +134,8 @@ impl Supervisor {
 
     fn notify_end(&mut self, now: u64, end: End) {
         let states = [PRIMARY, STANDBY].map(|seat| self.plan.state(seat));
-        self.notify.tell(now, Situation { in_use: self.plan.in_use(), states, end });
+        let is_reloading = self.handover.is_under_way();
+        self.notify.tell(now, Situation { in_use: self.plan.in_use(), states, is_reloading, end });
     }
 }
 

@@ -57,6 +57,11 @@ impl Handover {
         Self { binary: binary::own_path(), candidate: None, is_aside: false, step_back_at: 0 }
     }
 
+    /// Whether a successor is to take over.
+    pub fn is_under_way(&self) -> bool {
+        self.candidate.is_some()
+    }
+
     /// Descriptors that tell of the successor.
     pub fn descriptors(&self) -> impl Iterator<Item = Fd> {
         self.candidate.iter().flat_map(|candidate| [candidate.line.fd(), candidate.child.pidfd])

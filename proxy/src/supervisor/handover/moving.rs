@@ -167,7 +167,8 @@ impl Supervisor {
 
     /// Ends, with everything else of this supervisor, without closing anything for real: it is the successor's.
     pub(super) fn leave(&mut self) -> ! {
-        let successor = self.handover.candidate.as_ref().map(|candidate| candidate.child.pid);
+        let successor = self.setup.table.supervisor().handover.candidate.pid();
+        self.notify.pass_on(time::monotonic_ns(), successor as u32);
         let own = self.seats.children.iter().flatten().chain(self.control.child()).chain(self.twin.child());
         for child in own {
             let _ = process::kill(*child);

@@ -30,6 +30,8 @@ pub struct Situation {
     pub in_use: Option<u32>,
     /// The seats' states.
     pub states: [PoolState; SEATS],
+    /// A successor is to take over.
+    pub is_reloading: bool,
     /// Its end.
     pub end: End,
 }
@@ -50,6 +52,7 @@ pub struct News {
     /// To be told: the process that took the dead supervisor's place.
     main_pid: Option<u32>,
     is_ready: bool,
+    is_reloading: bool,
     is_stopping: bool,
     /// The last one that was told in a sentence, and when.
     situation: Option<(Situation, u64)>,
@@ -59,8 +62,8 @@ pub struct News {
 impl News {
     /// Nothing was told yet.
     pub fn new(waits: Waits) -> Self {
-        let (is_ready, is_stopping) = (false, false);
-        Self { waits, main_pid: None, is_ready, is_stopping, situation: None, alive_at: None }
+        let (is_ready, is_reloading, is_stopping) = (false, false, false);
+        Self { waits, main_pid: None, is_ready, is_reloading, is_stopping, situation: None, alive_at: None }
     }
 
     /// Nothing was told yet by the process `pid`, which took the place of the one that was known.
@@ -78,17 +81,7 @@ impl News {
         let mut told = *self;
         let mut states = Vec::new();
         states.extend(told.main_pid.take().map(NotifyState::MainPid));
-        if !self.is_ready && situation.states == [PoolState::Ready; SEATS] {
-            told.is_ready = true;
-            states.push(NotifyState::Ready);
-        }
-        if !self.is_stopping && situation.end == End::Stopping {
-            told.is_stopping = true;
-            // Else the manager's own patience, which knows nothing of ours, would end the drain.
-            let patience = self.waits.drain.saturating_add(CLEAN_UP).as_micros();
-            let patience = patience.try_into().unwrap_or(u32::MAX);
-            states.extend([NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(patience)]);
-        }
+        states.extend(told.progress(now, situation));
         let is_new = self.situation.is_none_or(|(told, at)| told != situation && now - at >= SENTENCE);
         let sentence = (is_new || !states.is_empty()).then(|| sentence(situation));
         if let Some(sentence) = &sentence {
@@ -102,6 +95,31 @@ impl News {
         }
         (!states.is_empty()).then(|| (text(&states), told))
     }
+
+    /// What the manager has states of the unit for.
+    fn progress(&mut self, now: u64, situation: Situation) -> Vec<NotifyState<'static>> {
+        if situation.end == End::Stopping {
+            if std::mem::replace(&mut self.is_stopping, true) {
+                return Vec::new();
+            }
+            // Else the manager's own patience, which knows nothing of ours, would end the drain.
+            let patience = self.waits.drain.saturating_add(CLEAN_UP).as_micros();
+            let patience = patience.try_into().unwrap_or(u32::MAX);
+            return vec![NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(patience)];
+        }
+        let is_whole = situation.states == [PoolState::Ready; SEATS];
+        match (self.is_ready, self.is_reloading, situation.is_reloading) {
+            (false, ..) if is_whole => self.is_ready = true,
+            (true, false, true) => {
+                self.is_reloading = true;
+                return vec![NotifyState::Reloading, NotifyState::MonotonicUsec((now / 1000).into())];
+            }
+            // It came to nothing: a successor that took over would tell.
+            (true, true, false) => self.is_reloading = false,
+            _ => return Vec::new(),
+        }
+        vec![NotifyState::Ready]
+    }
 }
 
 fn text(states: &[NotifyState]) -> String {
@@ -110,14 +128,14 @@ fn text(states: &[NotifyState]) -> String {
 
 /// How the proxy is, for people.
 fn sentence(situation: Situation) -> String {
-    let Situation { in_use, states, end } = situation;
+    let Situation { in_use, states, is_reloading, end } = situation;
     match end {
         End::Stopping => return "stopping: new connections are refused".into(),
         End::Draining => return "draining: new connections are refused".into(),
         End::No => {}
     }
     let is = |seat: u32| format!("the {} is {}", name(seat), states[seat as usize].label());
-    match in_use {
+    let pools = match in_use {
         None => format!("not serving: {}, {}", is(PRIMARY), is(other(PRIMARY))),
         Some(seat) if states == [PoolState::Ready; SEATS] => {
             format!("the {} serves, {}", name(seat), is(other(seat)))
@@ -127,7 +145,8 @@ fn sentence(situation: Situation) -> String {
             format!("degraded: {}, {}", is(seat), is(other(seat)))
         }
         Some(seat) => format!("degraded: the {} serves, {}", name(seat), is(other(seat))),
-    }
+    };
+    if is_reloading { format!("{pools}; a successor gets ready") } else { pools }
 }
 
 #[cfg(test)]
@@ -143,10 +162,11 @@ mod tests {
     }
 
     fn situation(in_use: Option<u32>, states: [PoolState; SEATS]) -> Situation {
-        Situation { in_use, states, end: End::No }
+        Situation { in_use, states, is_reloading: false, end: End::No }
     }
 
-    const WHOLE: Situation = Situation { in_use: Some(PRIMARY), states: [Ready; SEATS], end: End::No };
+    const WHOLE: Situation =
+        Situation { in_use: Some(PRIMARY), states: [Ready; SEATS], is_reloading: false, end: End::No };
 
     #[test]
     fn ready_is_told_once_and_only_when_both_are() {
@@ -191,6 +211,30 @@ mod tests {
             "STOPPING=1\nEXTEND_TIMEOUT_USEC=40000000\nSTATUS=stopping: new connections are refused\n";
         assert_eq!(message, lines);
         assert!(news.next(SECOND, Situation { end: End::Stopping, ..WHOLE }).is_none());
+    }
+
+    #[test]
+    fn a_handover_is_told_when_it_begins_and_when_it_came_to_nothing() {
+        let reloading = Situation { is_reloading: true, ..WHOLE };
+        let (message, early) =
+            news(None).next(0, Situation { states: [Ready, Starting], ..reloading }).unwrap();
+        assert!(!message.contains("RELOADING"), "{message}");
+        // One thing at a time.
+        let (message, news) = early.next(SECOND, reloading).unwrap();
+        assert!(message.starts_with("READY=1\n") && !message.contains("RELOADING"), "{message}");
+        let (message, news) = news.next(2 * SECOND, reloading).unwrap();
+        let lines = "RELOADING=1\nMONOTONIC_USEC=2000000\n\
+                     STATUS=the primary serves, the standby is ready; a successor gets ready\n";
+        assert_eq!(message, lines);
+        assert!(news.next(3 * SECOND, reloading).is_none());
+        // Also if a pool has died meanwhile.
+        let lame = situation(Some(PRIMARY), [Ready, Dead]);
+        let (message, told) = news.next(4 * SECOND, lame).unwrap();
+        assert_eq!(message, "READY=1\nSTATUS=degraded: the primary serves, the standby is dead\n");
+        assert!(told.next(5 * SECOND, lame).is_none());
+        // A stop in the middle is no end of it.
+        let (message, _) = news.next(4 * SECOND, Situation { end: End::Stopping, ..WHOLE }).unwrap();
+        assert!(message.starts_with("STOPPING=1\n") && !message.contains("READY"), "{message}");
     }
 
     #[test]
