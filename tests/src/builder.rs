@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -36,6 +37,7 @@ pub struct Builder {
     program: Vec<OsString>,
     flags: Vec<String>,
     environment: Vec<(String, String)>,
+    descriptors: Vec<OwnedFd>,
     directory: TempDir,
     control: Option<PathBuf>,
     metrics: bool,
@@ -50,6 +52,7 @@ impl Builder {
             program: vec![binary().into()],
             flags: Vec::new(),
             environment: Vec::new(),
+            descriptors: Vec::new(),
             directory: tempfile::tempdir().expect("temporary directory"),
             control: None,
             metrics: true,
@@ -81,6 +84,12 @@ impl Builder {
     /// Sets a variable of its environment.
     pub fn env(mut self, key: &str, value: &str) -> Self {
         self.environment.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Gives it descriptors, by the numbers from 3 up.
+    pub fn give(mut self, descriptors: Vec<OwnedFd>) -> Self {
+        self.descriptors = descriptors;
         self
     }
 
@@ -122,6 +131,9 @@ impl Builder {
         command.envs(self.environment.iter().map(|(k, v)| (k, v))).env(RUN, self.directory.path());
         command.stdin(Stdio::null());
         sys::die_with_thread(&mut command);
+        if !self.descriptors.is_empty() {
+            sys::give(&mut command, &self.descriptors);
+        }
         command
     }
 

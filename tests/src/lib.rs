@@ -15,6 +15,7 @@ pub mod faulty;
 pub mod flows;
 pub mod gap;
 pub mod handover;
+pub mod manager;
 pub mod metrics;
 pub mod net;
 pub mod pattern;

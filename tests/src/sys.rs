@@ -77,3 +77,26 @@ pub fn die_with_thread(command: &mut Command) {
     // takes a lock.
     unsafe { command.pre_exec(set) };
 }
+
+/// Gives the command's process copies of descriptors, by the numbers from 3 up, as a service manager does.
+pub fn give(command: &mut Command, descriptors: &[OwnedFd]) {
+    // Above all numbers that they get, so that none is overwritten before it is copied.
+    let above = 3 + descriptors.len() as RawFd;
+    let copy = |fd: &OwnedFd| -> OwnedFd {
+        // SAFETY: no pointers.
+        let number = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, above) };
+        let number = checked(number.into()).expect("copy a descriptor") as RawFd;
+        // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+        unsafe { OwnedFd::from_raw_fd(number) }
+    };
+    let copies: Vec<OwnedFd> = descriptors.iter().map(copy).collect();
+    let place = move || {
+        for (number, fd) in (3..).zip(&copies) {
+            // SAFETY: no pointers. The new number is not close-on-exec.
+            checked(unsafe { libc::dup2(fd.as_raw_fd(), number) }.into())?;
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes system calls, and neither allocates nor takes a lock.
+    unsafe { command.pre_exec(place) };
+}

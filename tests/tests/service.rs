@@ -1,76 +1,13 @@
 //! The proxy as a service: what the service manager is told.
 
-use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
-use std::thread;
-use std::time::Duration;
-
 use nix::sys::signal::Signal;
-use proxy_tests::builder::Builder;
 use proxy_tests::clients::{Outcome, ask_on, connect};
+use proxy_tests::manager::{LISTEN, Manager, SERVER, WATCHDOG};
 use proxy_tests::net::{at, isolate};
 use proxy_tests::process::{alive, signal};
-use proxy_tests::proxy::Proxy;
 use proxy_tests::status::Status;
-use proxy_tests::wait::{stays_true, until, until_true};
+use proxy_tests::wait::{stays_true, until_true};
 use proxy_tests::{PRIMARY, STANDBY, servers};
-use tempfile::TempDir;
-
-const LISTEN: &str = "127.0.0.1:8080";
-const SERVER: &str = "127.0.0.1:9001";
-/// The manager's patience; a sign of life is due at half of it.
-const WATCHDOG: Duration = Duration::from_millis(400);
-
-/// What systemd would be: a socket that takes messages. It reads until the test ends.
-struct Manager {
-    messages: Arc<Mutex<Vec<String>>>,
-    directory: TempDir,
-}
-
-impl Manager {
-    fn start() -> Self {
-        let directory = tempfile::tempdir().expect("temporary directory");
-        let socket = UnixDatagram::bind(directory.path().join("notify")).expect("bind");
-        let messages = Arc::new(Mutex::new(Vec::new()));
-        let to = Arc::clone(&messages);
-        thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(length) = socket.recv(&mut buffer) {
-                let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
-                to.lock().expect("lock").push(text);
-            }
-        });
-        Self { messages, directory }
-    }
-
-    fn proxy(&self) -> Builder {
-        let socket: PathBuf = self.directory.path().join("notify");
-        let builder = Proxy::builder().listen("tcp://127.0.0.1:8080").upstream(SERVER);
-        let builder = builder.flag("--workers", "2").flag("--failback-after", "never");
-        let builder = builder.env("NOTIFY_SOCKET", socket.to_str().expect("text"));
-        let builder = builder.env("WATCHDOG_USEC", &WATCHDOG.as_micros().to_string());
-        // As systemd does: of this process alone it wants signs of life.
-        builder.through(&["sh", "-c", r#"WATCHDOG_PID=$$ exec "$@""#, "sh"])
-    }
-
-    fn all(&self) -> Vec<String> {
-        self.messages.lock().expect("lock").clone()
-    }
-
-    /// How many messages have this line.
-    fn count(&self, line: &str) -> usize {
-        self.all().iter().filter(|message| message.lines().any(|l| l == line)).count()
-    }
-
-    /// Waits for the next message with such a line, after the first `from` ones, and answers its place.
-    #[track_caller]
-    fn wait(&self, from: usize, start: &str) -> usize {
-        let has = |message: &String| message.lines().any(|line| line.starts_with(start));
-        let next = || self.all().iter().skip(from).position(has);
-        from + until(&format!("the manager is told {start}"), next)
-    }
-}
 
 #[test]
 fn manager_is_told_when_both_pools_are_ready_and_how_it_goes_on() {

@@ -151,6 +151,12 @@ impl SteeringError {
         Self::Place { listener, seat, worker, error, hint }
     }
 
+    /// Whether a socket is in the array of another program, perhaps for a moment yet: the kernel frees what
+    /// nobody uses any more some time later (`bpf_map_put`, kernel/bpf/syscall.c).
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Self::Place { error, .. } if error.raw_os_error() == Some(libc::EBUSY))
+    }
+
     pub(super) fn bpf(what: impl Into<String>, error: &dyn std::error::Error) -> Self {
         let mut reason = error.to_string();
         let mut source = error.source();

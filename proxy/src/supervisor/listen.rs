@@ -1,7 +1,11 @@
 //! The listening sockets: one per listener, seat and worker. They are bound at the start, or come from the
 //! supervisor before, with what waits in them; they live until no listener of the settings needs them.
 
-use std::{fs::File, io};
+use std::{
+    fs::File,
+    io, thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, anyhow};
 use proxy_common::{lease::SEATS, slot};
@@ -9,7 +13,7 @@ use proxy_common::{lease::SEATS, slot};
 use crate::{
     check::port,
     config::{Config, ListenAddress, Listener},
-    steering::Steering,
+    steering::{Steering, SteeringError},
     sys::{
         Fd, fd,
         listener::{self, ListenOptions},
@@ -22,6 +26,10 @@ use crate::{
 const BACKLOG: i32 = 65_535;
 /// Bytes of datagrams that may wait in each socket: what comes while a lease runs out.
 const RECEIVE_BUFFER: i32 = 8 << 20;
+/// Time that the kernel has to free what a dead proxy's sockets are in.
+const FREED: Duration = Duration::from_secs(5);
+/// How often it is looked whether it has.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// All listening sockets.
 #[derive(Clone, Copy)]
@@ -159,6 +167,29 @@ fn steer_one(
         }
     }
     any(sockets, number).map_or(Ok(()), |any| Ok(steering.attach(any.borrow())?))
+}
+
+/// The same for sockets that a dead proxy had: its program is on their groups still, and drops what comes to
+/// sockets that it does not know, so those are bound between.
+///
+/// # Errors
+/// The first that cannot be bound, or the kernel refuses.
+pub fn steer_anew(config: &Config, steering: &mut Steering, sockets: &Sockets) -> Result<()> {
+    step_aside(config, steering, sockets)?;
+    sockets.join_rest(config)?;
+    refresh(config, sockets);
+    let began = Instant::now();
+    loop {
+        match steer(config, steering, sockets) {
+            Err(error) if is_busy(&error) && began.elapsed() < FREED => thread::sleep(LOOK),
+            other => return other,
+        }
+        step_aside(config, steering, sockets)?;
+    }
+}
+
+fn is_busy(error: &anyhow::Error) -> bool {
+    error.downcast_ref().is_some_and(SteeringError::is_busy)
 }
 
 /// Takes the program off every group, and the sockets out of it, so that another supervisor can put its own

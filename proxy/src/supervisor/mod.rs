@@ -19,6 +19,7 @@ mod predecessors;
 mod retired;
 mod seats;
 mod setup;
+mod stored;
 mod successor;
 mod sweep;
 mod twin;
@@ -129,7 +130,7 @@ impl Supervisor {
             candidacy: None,
             predecessors: Predecessors::default(),
             retired: Retired::default(),
-            notify: Notify::from_environment(setup.config),
+            notify: Notify::from_environment(&setup),
             history: History::new(setup.table),
             deaths: [Death::default(); SEATS],
             fenced_at: [0; SEATS],
@@ -358,8 +359,7 @@ impl Supervisor {
                 left,
                 "connections found that were accepted and not recorded"
             );
-            let (death, reason) = (Death::default(), LostReason::PoolDied);
-            self.unswept.push(Unswept { epoch, death, reason });
+            self.unswept.push(Unswept { epoch, death: Death::default(), reason: LostReason::PoolDied });
         }
     }
 
@@ -377,11 +377,11 @@ impl Supervisor {
                 sweep::cut(&self.setup.table, epoch);
             }
         }
-        for epoch in self.unswept.iter().map(|unswept| &unswept.epoch).chain(&self.strays) {
-            sweep::cut(&self.setup.table, *epoch);
-        }
+        let epochs = self.unswept.iter().map(|unswept| &unswept.epoch).chain(&self.strays);
+        epochs.for_each(|epoch| _ = sweep::cut(&self.setup.table, *epoch));
         self.control.child().copied().map(put_down);
         self.setup.control_socket.remove();
+        self.leave_to_manager();
         tracing::info!(connections_cut = cut.0, flows_cut = cut.1, "ended");
     }
 }

@@ -11,6 +11,7 @@ use std::{
     ffi::OsStr,
     io,
     os::{
+        fd::AsRawFd as _,
         linux::net::SocketAddrExt as _,
         unix::{
             ffi::OsStrExt as _,
@@ -21,8 +22,12 @@ use std::{
 
 use proxy_common::lease::{PRIMARY, STANDBY};
 
-use super::Supervisor;
-use crate::config::Config;
+use super::{
+    Supervisor,
+    setup::Setup,
+    stored::{Errand, errands},
+};
+use crate::sys::{Fd, rights};
 use news::{End, News, Situation, Waits};
 
 /// Wait before another try when a message could not be sent, nanoseconds.
@@ -33,35 +38,35 @@ pub struct Notify {
     /// No descriptor is kept: pools would have it too.
     to: Option<SocketAddr>,
     news: News,
+    /// Not told yet, the next one last.
+    errands: Vec<Errand>,
     retry_at: u64,
     is_failing: bool,
 }
 
 impl Notify {
-    /// As the environment says, which is asked only here. (It is left as it is: nothing that the supervisor
-    /// clones looks at it or execs.)
-    pub fn from_environment(config: &Config) -> Self {
-        let to = env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty());
-        let to = to.and_then(|name| match address(&name) {
-            Ok(address) => Some(address),
-            Err(error) => {
-                tracing::warn!(?name, %error, "NOTIFY_SOCKET is no address: the service manager is told nothing");
-                None
-            }
-        });
+    /// As the environment says, which is left as it is: a successor is told the same, but for what
+    /// `handover/launch.rs` takes out.
+    pub fn from_environment(setup: &Setup) -> Self {
         let watchdog = sd_notify::watchdog_enabled().map(super::nanos).filter(|limit| *limit > 0);
-        let news = News::new(Waits { watchdog, drain: config.drain_timeout });
-        Self { to, news, retry_at: 0, is_failing: false }
+        let news = News::new(Waits { watchdog, drain: setup.config.drain_timeout });
+        Self { to: manager(), news, errands: errands(setup), retry_at: 0, is_failing: false }
+    }
+
+    /// Whether there is a manager.
+    pub fn is_wanted(&self) -> bool {
+        self.to.is_some()
     }
 
     /// This process is the one that the manager is to watch from now on. Everything is told again, for
     /// what the dead supervisor had told is not known.
-    pub fn succeed(&mut self, now: u64) {
+    pub fn succeed(&mut self, now: u64, setup: &Setup) {
         self.news = self.news.of_successor(std::process::id());
+        self.errands = errands(setup);
         (self.retry_at, self.is_failing) = (0, false);
         // At once, before the manager has seen the death if possible; the situation is not known yet.
         if let Some(message) = self.news.main_pid() {
-            self.send(now, &message);
+            self.send(now, &message, &[]);
         }
     }
 
@@ -69,7 +74,7 @@ impl Notify {
     /// for a manager that sees the main process end before it knows of another one may think it all over.
     pub fn pass_on(&mut self, now: u64, successor: u32) {
         if let Some(message) = self.news.of_successor(successor).main_pid() {
-            self.send(now, &message);
+            self.send(now, &message, &[]);
         }
     }
 
@@ -78,17 +83,24 @@ impl Notify {
         if self.to.is_none() || now < self.retry_at {
             return;
         }
-        if let Some((message, told)) = self.news.next(now, situation)
-            && self.send(now, &message)
-        {
+        if let Some((message, told)) = self.news.next(now, situation) {
+            if !self.send(now, &message, &[]) {
+                return;
+            }
             self.news = told;
+        }
+        while let Some(errand) = self.errands.pop() {
+            if !self.send(now, &errand.message(), errand.descriptors()) {
+                self.errands.push(errand);
+                return;
+            }
         }
     }
 
     /// Answers whether it was sent.
-    fn send(&mut self, now: u64, message: &str) -> bool {
+    fn send(&mut self, now: u64, message: &str, fds: &[Fd]) -> bool {
         let Some(to) = &self.to else { return false };
-        let sent = send(to, message);
+        let sent = send(to, message, fds);
         if let Err(error) = &sent {
             self.retry_at = now + RETRY;
             if !self.is_failing {
@@ -98,6 +110,23 @@ impl Notify {
         self.is_failing = sent.is_err();
         sent.is_ok()
     }
+}
+
+/// Tells the manager something once, before there is a [`Notify`].
+pub fn tell_at_once(message: &str) {
+    if let Some(Err(error)) = manager().map(|to| send(&to, message, &[])) {
+        tracing::warn!(%error, message, "the service manager cannot be told");
+    }
+}
+
+/// Where the manager listens, if there is one.
+fn manager() -> Option<SocketAddr> {
+    let name = env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty())?;
+    let address = address(&name);
+    let complain = |error: &io::Error| {
+        tracing::warn!(?name, %error, "NOTIFY_SOCKET is no address: the service manager is told nothing");
+    };
+    address.inspect_err(complain).ok()
 }
 
 /// A path, or after an `@` the name of a socket without one (`unix(7)`, abstract).
@@ -110,10 +139,11 @@ fn address(name: &OsStr) -> io::Result<SocketAddr> {
 
 /// Never waits. The socket is untagged, but the only one who sweeps is who has it here; if this process dies
 /// with it, its successor sweeps it.
-fn send(to: &SocketAddr, message: &str) -> io::Result<()> {
+fn send(to: &SocketAddr, message: &str, fds: &[Fd]) -> io::Result<()> {
     let socket = UnixDatagram::unbound()?;
     socket.set_nonblocking(true)?;
-    socket.send_to_addr(message.as_bytes(), to).map(drop)
+    socket.connect_addr(to)?;
+    rights::send(Fd::from_raw(socket.as_raw_fd()), message.as_bytes(), fds)
 }
 
 impl Supervisor {
@@ -158,7 +188,7 @@ mod tests {
         let path = directory.path().join("notify");
         let _manager = UnixDatagram::bind(&path).unwrap();
         let to = SocketAddr::from_pathname(&path).unwrap();
-        let error = (0..10_000).find_map(|_| send(&to, "STATUS=full\n").err()).unwrap();
+        let error = (0..10_000).find_map(|_| send(&to, "STATUS=full\n", &[]).err()).unwrap();
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
     }
 }

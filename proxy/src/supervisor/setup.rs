@@ -26,6 +26,7 @@ use super::{
     control_socket::ControlSocket,
     inherit::Inherited,
     listen::{self, Sockets},
+    stored::Stored,
 };
 
 /// What was opened.
@@ -86,8 +87,10 @@ pub fn open(mut config: Config, inherited: Option<&Inherited>) -> Result<Setup> 
         None => config.metrics.map(bind_metrics).transpose()?,
     };
     let orders = socket::message_pair().context("cannot make a socket pair")?;
-    let of_listener = |listener: &Listener| inherited.map_or_else(Vec::new, |all| all.sockets(listener));
-    let sockets = Sockets::open(config, of_listener, inherited.is_some())?;
+    let stored = if inherited.is_none() { Stored::from_environment(config) } else { Stored::default() };
+    let of_listener =
+        |listener: &Listener| inherited.map_or_else(|| stored.sockets(listener), |all| all.sockets(listener));
+    let sockets = Sockets::open(config, of_listener, inherited.is_some() || !stored.is_empty())?;
     let surplus = sockets.surplus.len() as u32;
     let mut steering = Steering::load(config.listeners.len() as u32, config.workers, surplus)?;
     let log = steering.logger(KernelLog::new(&config.listeners))?;
@@ -104,7 +107,7 @@ pub fn open(mut config: Config, inherited: Option<&Inherited>) -> Result<Setup> 
     let null = Fd::keep(File::options().write(true).open("/dev/null").context("cannot open /dev/null")?);
     let signals = signal::descriptor().context("cannot take signals")?;
     if inherited.is_none() {
-        listen::steer(config, &mut steering, &sockets)?;
+        listen::steer_anew(config, &mut steering, &sockets)?;
     }
     // Filled up, so that every flow's number is above all of these.
     let first_flow = close_ranks().context("cannot open /dev/null")?;

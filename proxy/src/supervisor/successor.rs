@@ -268,7 +268,7 @@ impl Supervisor {
         let unneeded = metrics.into_iter().chain([line.fd(), inherited.fds.decision]);
         unneeded.for_each(|unneeded| fd::replace(unneeded, self.setup.null));
         block.serving.store(1, Relaxed);
-        self.notify.succeed(time::monotonic_ns());
+        self.notify.succeed(time::monotonic_ns(), &self.setup);
         let (from, version) = (offer.version.as_str(), env!("CARGO_PKG_VERSION"));
         tracing::info!(
             kind = offer.kind().label(),

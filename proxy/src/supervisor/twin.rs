@@ -137,7 +137,7 @@ impl Supervisor {
         self.leave_if_kept();
         let (table, now) = (self.setup.table, time::monotonic_ns());
         let block = table.supervisor();
-        self.notify.succeed(now);
+        self.notify.succeed(now, &self.setup);
         block.pid.set(std::process::id() as i32);
         // A pool that its parent had just cloned announces itself or sees this (`seats::announce`).
         fence(SeqCst);

@@ -17,8 +17,13 @@ pub struct User {
 
 /// Whether this process has root's user number.
 pub fn is_root() -> bool {
+    user() == 0
+}
+
+/// This process's user number.
+pub fn user() -> u32 {
     // SAFETY: geteuid always succeeds and touches no memory.
-    unsafe { libc::geteuid() == 0 }
+    unsafe { libc::geteuid() }
 }
 
 /// Looks a user up by name (passwd database); `None` if there is none.

@@ -71,17 +71,28 @@ pub fn replace(fd: Fd, stand_in: Fd) {
 
 /// What kind of object a number names; `None` if nothing.
 pub fn kind(fd: Fd) -> Option<Kind> {
-    // SAFETY: `stat` is plain data, fully written by a successful fstat.
-    let mode = unsafe {
-        let mut stat: libc::stat = std::mem::zeroed();
-        check(libc::fstat(fd.raw(), &mut stat)).ok()?;
-        stat.st_mode & libc::S_IFMT
-    };
-    Some(match mode {
+    Some(match stat(fd).ok()?.st_mode & libc::S_IFMT {
         libc::S_IFSOCK => Kind::Socket,
         libc::S_IFIFO => Kind::Pipe,
         _ => Kind::Other,
     })
+}
+
+/// The user whose a file is. A socket is that user's who made it (`sock_alloc`, net/socket.c).
+///
+/// # Errors
+/// Not a descriptor.
+pub fn owner(fd: Fd) -> io::Result<u32> {
+    stat(fd).map(|stat| stat.st_uid)
+}
+
+fn stat(fd: Fd) -> io::Result<libc::stat> {
+    // SAFETY: `stat` is plain data, fully written by a successful fstat.
+    unsafe {
+        let mut stat: libc::stat = std::mem::zeroed();
+        check(libc::fstat(fd.raw(), &mut stat))?;
+        Ok(stat)
+    }
 }
 
 /// Whether a number names an object without a file of this kind, such as `eventpoll`.

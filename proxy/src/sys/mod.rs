@@ -14,6 +14,7 @@ pub mod epoll;
 pub mod exec;
 pub mod fd;
 pub mod listener;
+pub mod listening;
 pub mod mark;
 pub mod memory;
 pub mod pipe;

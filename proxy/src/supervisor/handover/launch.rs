@@ -149,6 +149,8 @@ fn start(program: &Path, line: Line, note: impl FnOnce(i32)) -> Result<Child> {
     let number = exec::LINE.to_string();
     // The time in which a watchdog is to be fed is for a process number that will not be the right one.
     let mut variables = vec![(VARIABLE, Some(OsStr::new(&number))), ("WATCHDOG_PID", None)];
+    // What came from the service manager at the start is in the offer.
+    variables.extend(["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"].map(|name| (name, None)));
     // Faults for this process are none for its successor.
     let next = std::env::var_os(NEXT_VARIABLE);
     variables.extend([(FAULT_VARIABLE, next.as_deref()), (NEXT_VARIABLE, None)]);

@@ -186,8 +186,7 @@ impl Supervisor {
         let cell = &self.setup.table.supervisor().handover;
         self.unpark();
         if let Some(candidate) = twin::resume(&cell.candidate) {
-            // Pools and control can write to that cell. None of them can make a process look so.
-            if exec::leads_group(candidate.pid) && procfs::has_variable(candidate.pid, line::VARIABLE) {
+            if is_successor(candidate.pid) {
                 exec::kill_group(candidate.pid);
             }
             process::forget(candidate);
@@ -199,6 +198,12 @@ impl Supervisor {
             self.handover.is_aside = true;
         }
     }
+}
+
+/// Whether a process is what the flow table says that it is. Pools and control can write there; none of them can
+/// make a process look so.
+fn is_successor(pid: i32) -> bool {
+    exec::leads_group(pid) && procfs::has_variable(pid, line::VARIABLE)
 }
 
 fn has_spoken(line: Line) -> bool {

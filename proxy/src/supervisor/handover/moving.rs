@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-use super::export;
+use super::{export, is_successor};
 use crate::{
     handover::{
         self,
@@ -176,8 +176,10 @@ impl Supervisor {
         tracing::info!(successor, "handed over");
         // Who asks for the end now means the proxy.
         while let Some(told) = signal::next(self.setup.signals) {
-            if let (Told::Asked(signal @ (libc::SIGTERM | libc::SIGINT)), Some(pid)) = (told, successor) {
-                process::send_signal(pid, signal);
+            if let Told::Asked(signal @ (libc::SIGTERM | libc::SIGINT)) = told
+                && is_successor(successor)
+            {
+                process::send_signal(successor, signal);
             }
         }
         process::exit_now(0)
