@@ -1,5 +1,7 @@
 //! What a supervisor has from the one before it, and which of it its settings still name.
 
+use std::net::IpAddr;
+
 use anyhow::{Context as _, Result, anyhow, bail};
 use proxy_common::abi::DEFAULT_MAX_LISTENERS;
 
@@ -49,6 +51,17 @@ impl Inherited {
         for offered in &self.offer.listeners {
             let is_done = offered.sockets == 0 && offered.open == 0;
             if self.listener(config, offered).is_none() && !is_done {
+                // Its sockets are closed a moment after this one serves: too late for the other's.
+                if let Some(new) =
+                    config.listeners.iter().find(|new| !new.is_retired && overlaps(new, offered))
+                {
+                    bail!(
+                        "{} overlaps with {}, which the running proxy listens at and the settings have no more: remove that, \
+                         reload, and then add this one",
+                        new.address,
+                        address(offered)
+                    );
+                }
                 config.listeners.push(retired(config, offered));
             }
         }
@@ -126,6 +139,19 @@ fn is_same(listener: &Listener, offered: &OfferedListener) -> bool {
     listener.address == address(offered) && listener.v6_only == offered.v6_only
 }
 
+/// Whether the kernel would not know which of two sockets is meant.
+fn overlaps(new: &Listener, offered: &OfferedListener) -> bool {
+    let (one, other) = (new.address, address(offered));
+    let (a, b) = (one.address.ip(), other.address.ip());
+    let is_same_place = one.protocol == other.protocol && one.address.port() == other.address.port();
+    let is_dual = |ip: IpAddr, v6_only: bool| ip.is_ipv6() && ip.is_unspecified() && !v6_only;
+    is_same_place
+        && match a.is_ipv4() == b.is_ipv4() {
+            true => a == b || a.is_unspecified() || b.is_unspecified(),
+            false => is_dual(a, new.v6_only) || is_dual(b, offered.v6_only),
+        }
+}
+
 fn address(offered: &OfferedListener) -> ListenAddress {
     let protocol = if offered.is_udp { Protocol::Udp } else { Protocol::Tcp };
     ListenAddress { protocol, address: offered.address }
@@ -140,5 +166,40 @@ fn retired(config: &Config, offered: &OfferedListener) -> Listener {
         upstream: upstream.map_or(u32::MAX, |number| number as u32),
         v6_only: offered.v6_only,
         is_retired: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wildcards_and_their_addresses_overlap() {
+        let cases = [
+            ("tcp://0.0.0.0:1", "127.0.0.1:1", false, true),
+            ("tcp://127.0.0.1:1", "0.0.0.0:1", false, true),
+            ("tcp://127.0.0.1:1", "127.0.0.2:1", false, false),
+            ("tcp://127.0.0.1:1", "127.0.0.1:2", false, false),
+            ("udp://127.0.0.1:1", "127.0.0.1:1", false, false),
+            ("tcp://0.0.0.0:1", "[::]:1", false, true),
+            ("tcp://0.0.0.0:1", "[::]:1", true, false),
+            ("tcp://[::]:1", "[::]:1", true, true),
+        ];
+        for (new, old, v6_only, expected) in cases {
+            let (scheme, new_address) = new.split_once("://").unwrap();
+            let protocol = if scheme == "udp" { Protocol::Udp } else { Protocol::Tcp };
+            let address = ListenAddress { protocol, address: new_address.parse().unwrap() };
+            let new = Listener { name: "a".into(), address, upstream: 0, v6_only: false, is_retired: false };
+            let offered = OfferedListener {
+                name: "b".into(),
+                is_udp: false,
+                address: old.parse().unwrap(),
+                upstream: "u".into(),
+                v6_only,
+                sockets: 4,
+                open: 0,
+            };
+            assert_eq!(overlaps(&new, &offered), expected, "{address} {old}");
+        }
     }
 }

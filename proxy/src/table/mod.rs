@@ -43,9 +43,6 @@ use std::{
 use crate::sys::{Fd, epoll::EventBuffer, memory::SharedMemory};
 use proxy_common::lease::SEATS;
 
-/// Layout version of everything in here; an upgrade compares it.
-pub const VERSION: u32 = 1;
-
 /// Event buffers of a worker.
 pub const EVENT_BUFFERS: usize = 2;
 

@@ -279,7 +279,7 @@ impl Record {
         self.body[tcp::OPENED].store(now_ms, Relaxed);
     }
 
-    /// TCP: the upstream servers that were tried in vain, by number modulo 64.
+    /// TCP: the upstream servers that were tried in vain, by number within the upstream modulo 64.
     pub fn tried(&self) -> u64 {
         let word = |index: usize| u64::from(self.body[tcp::TRIED + index].load(Relaxed));
         word(0) | word(1) << 32
