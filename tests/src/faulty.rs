@@ -10,6 +10,10 @@ use crate::builder::built;
 /// The environment variable that arms fault points (`proxy/src/fault.rs`).
 pub const VARIABLE: &str = "PROXY_FAULT";
 
+/// Points that only a successor's pools pass, in a handover.
+pub const OF_A_HANDOVER: [&str; 5] =
+    ["import.done", "claim.begun", "claim.walked", "claim.done", "claim.granted"];
+
 /// The binary with fault points. It is built at the first call, in a directory of its own, so that no
 /// other test gets it; `cargo xtask test` has built it before.
 #[track_caller]

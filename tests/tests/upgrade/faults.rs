@@ -43,6 +43,13 @@ fn a_successor_dies_at_each_step() {
     }
 }
 
+#[test]
+fn no_point_of_a_handover_is_left_out() {
+    for point in faulty::OF_A_HANDOVER {
+        assert!(CASES.iter().any(|(fault, _)| fault.contains(&format!(":{point}:"))), "no case for {point}");
+    }
+}
+
 #[track_caller]
 fn one(fault: &str, is_done: Option<bool>) {
     let builder = proxy().binary(&faulty::binary()).env(NEXT, fault);
