@@ -116,6 +116,15 @@ fn sockets_of_listeners_that_are_gone_are_not_kept() {
     let why = "no listener of the settings is at udp 127.0.0.1:8081";
     assert_eq!(proxy.log().matches(why).count(), 2, "{}", proxy.log());
     assert!(ask_tcp(at(LISTEN), "there", TIMEOUT).answered());
+
+    // By a restart with one more than is stored.
+    kill_all(&proxy);
+    write(r#""tcp://127.0.0.1:8080", "udp://127.0.0.1:8081""#);
+    let _names = servers::Udp::naming(SERVER, "A");
+    let _proxy = manager.restart(builder()).start();
+    manager.until_stored(&[tcp, udp]);
+    assert!(ask_tcp(at(LISTEN), "there", TIMEOUT).answered());
+    assert!(ask_udp(at("127.0.0.1:8081"), "there", TIMEOUT).answered());
 }
 
 #[test]

@@ -21,6 +21,9 @@ pub struct Header {
     pub image_bytes: usize,
     /// When the old pools had come to a stand, nanoseconds of the monotonic clock.
     pub parked_at_ns: u64,
+    /// Whether an administrator wants new traffic to stay at the standby.
+    #[serde(default)]
+    pub prefers_standby: bool,
     /// The old proxy's processes, which are to be gone soon.
     #[serde(default)]
     pub processes: Vec<i32>,

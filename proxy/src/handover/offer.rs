@@ -22,9 +22,6 @@ pub struct Offer {
     pub binary: PathBuf,
     /// Epochs that pools have had so far.
     pub epochs: u32,
-    /// Whether an administrator wants new traffic to stay at the standby.
-    #[serde(default)]
-    pub prefers_standby: bool,
     /// Its control socket.
     pub control: PathBuf,
     /// Where its metrics are served.
@@ -167,7 +164,6 @@ mod tests {
             is_upgrade: true,
             binary: "/usr/bin/proxy".into(),
             epochs: 2,
-            prefers_standby: false,
             control: "/run/proxy/proxy.sock".into(),
             metrics: Some("127.0.0.1:9100".parse().unwrap()),
             listeners: vec![listener(false, 4), listener(true, 2)],

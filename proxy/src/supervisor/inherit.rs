@@ -77,7 +77,14 @@ impl Inherited {
 
     /// An upstream that is gone whole stays for what waits in the queues of its listeners.
     fn retire_servers(&self, config: &mut Config) {
-        let is_done = |offered: &&OfferedServer| offered.is_retired && offered.open == 0;
+        // What waits in the queue of a listener may have no server yet.
+        let is_served = |upstream: &str| {
+            let mut listeners = self.offer.listeners.iter();
+            listeners.any(|listener| listener.sockets > 0 && listener.upstream == upstream)
+        };
+        let is_done = |offered: &&OfferedServer| {
+            offered.is_retired && offered.open == 0 && !is_served(&offered.upstream)
+        };
         for offered in self.offer.servers.iter().filter(|offered| !is_done(offered)) {
             if self.server(config, offered).is_some() {
                 continue;

@@ -196,15 +196,15 @@ fn is_busy(error: &anyhow::Error) -> bool {
 /// there. Until then the kernel spreads new traffic over all sockets of a group. To do it again is harmless.
 ///
 /// # Errors
-/// The kernel refuses.
+/// The kernel refuses one of them; all the others are free.
 pub fn step_aside(config: &Config, steering: &mut Steering, sockets: &Sockets) -> Result<()> {
+    let mut result = Ok(());
     for listener in 0..config.listeners.len() as u32 {
-        if let Some(any) = any(sockets, listener) {
-            Steering::detach(any.borrow())?;
-        }
-        remove(config, steering, sockets, listener)?;
+        let any = any(sockets, listener);
+        let detached = any.map_or(Ok(()), |any| Ok(Steering::detach(any.borrow())?));
+        result = detached.and(remove(config, steering, sockets, listener)).and(result);
     }
-    Ok(())
+    result
 }
 
 /// Lets the kernel refuse new TCP connections; those that wait already can still be accepted. To do
@@ -220,7 +220,11 @@ pub fn refuse_new(config: &Config, steering: &mut Steering, sockets: &Sockets) -
     Ok(())
 }
 
-fn remove(config: &Config, steering: &mut Steering, sockets: &Sockets, listener: u32) -> Result<()> {
+/// Takes a listener's sockets out of the kernel program. To do it again is harmless.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn remove(config: &Config, steering: &mut Steering, sockets: &Sockets, listener: u32) -> Result<()> {
     for slot in sockets.of_listener(listener).filter(|slot| sockets.is_there(*slot)) {
         let (seat, worker) = seat_and_worker(slot, config.workers);
         let socket = sockets.all[slot as usize];

@@ -178,7 +178,7 @@ impl Supervisor {
         self.watch_handover(now);
         self.predecessors.tick(now);
         if !self.is_handing_over() {
-            self.retired.tick(&self.setup, now);
+            self.retired.tick(&mut self.setup, now);
         }
         let is_over = self.drain.tick(&self.setup, now);
         self.notify(now);

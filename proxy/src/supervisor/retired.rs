@@ -2,11 +2,12 @@
 //! socket that nothing needs any more is closed.
 
 use crate::sys::{
-    fd,
+    Fd, epoll, fd,
     socket::{self, Protocol},
 };
 
-use super::setup::Setup;
+use super::{listen, setup::Setup};
+use proxy_common::lease::SEATS;
 
 /// How often it is looked, nanoseconds.
 const LOOK: u64 = 100_000_000;
@@ -22,12 +23,13 @@ pub struct Retired {
 
 impl Retired {
     /// Closes what nothing needs.
-    pub fn tick(&mut self, setup: &Setup, now: u64) {
+    pub fn tick(&mut self, setup: &mut Setup, now: u64) {
         if now - self.looked_at < LOOK {
             return;
         }
         self.looked_at = now;
-        let retired = (0..).zip(&setup.config.listeners).filter(|(_, listener)| listener.is_retired);
+        let config = setup.config;
+        let retired = (0..).zip(&config.listeners).filter(|(_, listener)| listener.is_retired);
         let open = retired.filter(|(number, _)| slots(setup, *number).next().is_some());
         let idle = open.filter(|(number, listener)| match listener.address.protocol {
             Protocol::Tcp => slots(setup, *number).all(|slot| is_empty(setup, slot)),
@@ -36,7 +38,7 @@ impl Retired {
         let idle: Vec<u32> = idle.map(|(number, _)| number).collect();
         for number in idle.iter().filter(|number| self.idle.contains(number)) {
             close(setup, *number);
-            tracing::info!(listener = %setup.config.listeners[*number as usize].address, "retired listener closed");
+            tracing::info!(listener = %config.listeners[*number as usize].address, "retired listener closed");
         }
         self.idle = idle;
     }
@@ -51,8 +53,18 @@ fn is_empty(setup: &Setup, slot: u32) -> bool {
     socket::accept_queue(setup.sockets.all[slot as usize]).is_ok_and(|waiting| waiting == 0)
 }
 
-/// The numbers stay taken, for no flow may get one that workers think a listening socket's. Nobody else has these
-/// sockets: control closes its own, and no successor is there that was offered them.
-fn close(setup: &Setup, listener: u32) {
-    slots(setup, listener).for_each(|slot| fd::replace(setup.sockets.all[slot as usize], setup.null));
+/// The numbers stay taken, for no flow may get one that workers think a listening socket's. The service manager may
+/// have the sockets still, so nobody is to be told of them, and nothing is to be sent there.
+fn close(setup: &mut Setup, listener: u32) {
+    let (config, sockets) = (setup.config, setup.sockets);
+    if let Err(error) = listen::remove(config, &mut setup.steering, &sockets, listener) {
+        tracing::warn!(%error, "a retired listener stays known to the kernel program");
+    }
+    let sets = (0..SEATS as u32).flat_map(|seat| setup.table.workers(seat)).map(|block| block.epoll.fd());
+    let sets: Vec<Fd> = sets.filter(|set| set.raw() > 0).collect();
+    for slot in slots(setup, listener) {
+        let socket = sockets.all[slot as usize];
+        sets.iter().for_each(|set| epoll::remove(*set, socket));
+        fd::replace(socket, setup.null);
+    }
 }

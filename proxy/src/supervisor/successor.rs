@@ -88,10 +88,6 @@ impl Supervisor {
             }
             self.candidate_turn(line)?;
         }
-        if self.candidacy.as_ref().is_some_and(|candidacy| candidacy.inherited.offer.prefers_standby) {
-            self.plan.pin(STANDBY);
-            self.setup.steering.liveness().set_first(STANDBY);
-        }
         line.say(&Word::Ready).context("the running proxy does not listen any more")?;
         let ready_at = Instant::now();
         while !self.candidate_turn(line)? {
@@ -140,6 +136,11 @@ impl Supervisor {
         self.offer_to_workers(epoch, handover::claim_limit(images.len()))?;
         let predecessors: Vec<Child> =
             header.processes.iter().filter_map(|pid| process::open(*pid).ok()).collect();
+        if header.prefers_standby {
+            self.plan.pin(STANDBY);
+            self.setup.steering.liveness().set_first(STANDBY);
+            self.setup.table.supervisor().pinned.store(1, Relaxed);
+        }
         if !decision.decide(Decision::Taken) {
             bail!("the running proxy goes on: it has waited for too long");
         }

@@ -65,7 +65,8 @@ pub fn detach_reuseport(socket: BorrowedFd<'_>) -> io::Result<()> {
     let result =
         unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const none).cast(), len) };
     match super::check(result) {
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        // EINVAL: it is in no group (`reuseport_detach_prog`, net/core/sock_reuseport.c).
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) => Ok(()),
         other => other.map(drop),
     }
 }

@@ -18,7 +18,7 @@ use super::{
 /// The number that a started program finds its descriptor at.
 pub const LINE: i32 = 3;
 /// Longest time until the program has begun.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A program with its arguments and environment, as the kernel wants them.
 pub struct Program {
@@ -64,7 +64,7 @@ impl Program {
     ///
     /// # Errors
     /// As execve(2): not there, not executable, being written, no program of this machine. It has not begun
-    /// within two seconds. It is dead by then.
+    /// within a second. It is dead by then.
     pub fn start(&self, line: Fd, note: impl FnOnce(i32)) -> io::Result<Child> {
         let (arguments, environment) = (pointers(&self.arguments), pointers(&self.environment));
         let mut ends = [0; 2];

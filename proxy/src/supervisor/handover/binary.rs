@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File, Metadata},
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -34,7 +34,8 @@ pub fn own_path() -> PathBuf {
 /// # Errors
 /// It may not, and why.
 pub fn open(path: &Path) -> Result<File> {
-    let file = File::open(path)?;
+    // Whatever it is, opening it is not to wait for anybody (fifo(7)).
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
     let own = fs::metadata(OWN).context("cannot look at the running binary")?;
     if let Some(problem) = problem(&file.metadata()?, own.uid()) {
         bail!("{problem}");

@@ -92,7 +92,6 @@ impl Supervisor {
             is_upgrade: kind == HandoverKind::Upgrade,
             binary: binary.into(),
             epochs: table.supervisor().epochs.load(Relaxed),
-            prefers_standby: self.plan.is_pinned(),
             control: config.control.clone(),
             metrics: config.metrics,
             listeners: listeners.collect(),

@@ -106,7 +106,13 @@ impl Supervisor {
         let (images, fds) = export::export(&setup.table);
         let own = self.seats.children.iter().flatten().chain(self.control.child()).chain(self.twin.child());
         let processes = own.map(|child| child.pid).chain([std::process::id() as i32]).collect();
-        let header = Header { image_bytes: IMAGE_BYTES, parked_at_ns, processes, verdicts };
+        let header = Header {
+            image_bytes: IMAGE_BYTES,
+            parked_at_ns,
+            prefers_standby: self.plan.is_pinned(),
+            processes,
+            verdicts,
+        };
         let ledger = serde_json::to_vec(&Ledger::export(&setup.table, setup.config));
         let ledger = ledger.context("the counters cannot be written down")?;
         let Some(candidate) = &self.handover.candidate else { return Ok(0) };
@@ -151,7 +157,9 @@ impl Supervisor {
         }
         let setup = &mut self.setup;
         let again = listen::step_aside(setup.config, &mut setup.steering, &setup.sockets);
-        let back = again.and_then(|()| listen::steer(setup.config, &mut setup.steering, &setup.sockets));
+        let joined = setup.sockets.join_rest(setup.config);
+        let back =
+            again.and(joined).and_then(|()| listen::steer(setup.config, &mut setup.steering, &setup.sockets));
         if self.drain.is_draining() {
             self.drain.refuse_new(&mut self.setup);
         }
@@ -174,9 +182,9 @@ impl Supervisor {
             let _ = process::kill(*child);
         }
         tracing::info!(successor, "handed over");
-        // Who asks for the end now means the proxy.
+        // Who asks for something now means the proxy.
         while let Some(told) = signal::next(self.setup.signals) {
-            if let Told::Asked(signal @ (libc::SIGTERM | libc::SIGINT)) = told
+            if let Told::Asked(signal) = told
                 && is_successor(successor)
             {
                 process::send_signal(successor, signal);
