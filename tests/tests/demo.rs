@@ -78,6 +78,7 @@ fn demo_does_what_it_says() {
     assert_eq!(demo.line("nc -u -w1 "), "127.0.0.1 8080");
     assert_eq!(demo.line("curl "), format!("http://{METRICS}/metrics"));
     let pid: i32 = demo.line("kill -9 ").trim().parse().expect("a pid");
+    let control = demo.line("upgrade --control ");
 
     let page = || metrics::get(at("127.0.0.1:8080"), "/").expect("a page");
     let pages: Vec<_> = (0..20).map(|_| page().body).collect();
@@ -91,10 +92,13 @@ fn demo_does_what_it_says() {
 
     signal(pid, Signal::SIGSTOP);
     assert_eq!(page().code, 200);
+    let upgraded = Command::new(binary()).args(["upgrade", "--control", &control]).status();
+    assert!(upgraded.expect("run proxy").success());
+    let next: i32 = demo.line("proxy goes on: supervisor ").trim().parse().expect("a pid");
+    assert_eq!(page().code, 200);
 
-    let proxies = children(demo.pid());
-    assert_eq!(proxies.len(), 1, "{proxies:?}");
-    let all: Vec<_> = proxies.iter().flat_map(|pid| children(*pid)).chain(proxies.clone()).collect();
+    until_true("the old ones are gone", || children(demo.pid()) == [next]);
+    let all: Vec<_> = children(next).into_iter().chain([next]).collect();
     signal(demo.pid(), Signal::SIGINT);
     let end = wait_for(&mut demo.child, DEADLINE).expect("the demo ends");
     assert!(end.success(), "{end}");

@@ -1,14 +1,16 @@
 //! `cargo xtask run`: the proxy on a demo upstream, or with the user's own arguments.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde_json::Value;
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
@@ -19,6 +21,8 @@ use crate::shell;
 
 /// How long the proxy may take to have both pools ready.
 const READY: Duration = Duration::from_secs(15);
+/// How long it may take until another supervisor answers.
+const SUCCESSION: Duration = Duration::from_secs(5);
 
 /// Builds proxy and becomes it, with the user's arguments.
 pub fn proxy(args: &[String]) -> Result<()> {
@@ -42,12 +46,14 @@ pub fn demo() -> Result<()> {
         listen: free_or(8080)?,
         metrics: free_or(9100)?,
     };
+    // A successor, and a twin, are children of a process that is dead by then.
+    set_child_subreaper(true).context("cannot adopt processes")?;
     // Before the proxy starts, so that no Ctrl-C and no early death goes unseen.
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGCHLD])?;
     let mut proxy = place.start(&upstream)?;
     let status = place.wait_ready(&mut proxy)?;
     println!("{}", place.what_to_try(&status));
-    wait(&mut proxy, &mut signals)
+    place.wait(&proxy, &mut signals)
 }
 
 /// The release build of proxy, or the binary that `PROXY_BIN` names.
@@ -130,6 +136,42 @@ impl Place {
         bail!("proxy was not ready within {READY:?}; its log is above");
     }
 
+    /// Waits until the proxy ends, passing Ctrl-C on to it: once drains, twice ends at once. After an upgrade or a
+    /// reload, or when a twin took a supervisor's place, the proxy is another process.
+    fn wait(&self, proxy: &Child, signals: &mut Signals) -> Result<()> {
+        let (mut supervisor, mut asked) = (Pid::from_raw(proxy.id().cast_signed()), false);
+        for signal in signals.forever() {
+            if signal != SIGCHLD {
+                asked = true;
+                terminate(supervisor)?;
+            }
+            let Some(end) = collect(supervisor) else { continue };
+            if asked && end == End::Code(0) {
+                return Ok(());
+            }
+            let Some(next) = self.successor(supervisor)? else { bail!("proxy ended: {end:?}") };
+            println!("proxy goes on: supervisor {next}");
+            supervisor = next;
+        }
+        Ok(())
+    }
+
+    /// Who supervises now, if anybody does.
+    fn successor(&self, before: Pid) -> Result<Option<Pid>> {
+        let deadline = Instant::now() + SUCCESSION;
+        while Instant::now() < deadline {
+            let status = self.status()?;
+            let pid = status.and_then(|status| status["supervisor"]["pid"].as_i64());
+            if let Some(pid) = pid.and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw)
+                && pid != before
+            {
+                return Ok(Some(pid));
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(None)
+    }
+
     fn what_to_try(&self, status: &Value) -> String {
         let sudo = if env::var_os("SUDO_USER").is_some() { "sudo " } else { "" };
         let Self { listen, metrics, .. } = self;
@@ -153,10 +195,31 @@ Then break it, with this in another terminal:
 
   hang the primary   {sudo}kill -STOP {pid}
   kill the primary   {sudo}kill -9 {pid}
+  upgrade it         {sudo}{proxy} upgrade --control {control}
 
 The seat gets a new pool with a new pid each time; `status` shows it. Ctrl-C ends everything.
 "
         )
+    }
+}
+
+/// How a supervisor ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Code(i32),
+    Signal(Signal),
+}
+
+/// Collects the dead, and answers how the one with this number ended, if it is among them.
+fn collect(supervisor: Pid) -> Option<End> {
+    let mut end = None;
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, code)) if pid == supervisor => end = Some(End::Code(code)),
+            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == supervisor => end = Some(End::Signal(signal)),
+            Ok(WaitStatus::StillAlive) | Err(_) => return end,
+            Ok(_) => {}
+        }
     }
 }
 
@@ -166,40 +229,15 @@ fn relative(path: &Path) -> &Path {
     below.unwrap_or(path)
 }
 
-/// Waits until the proxy ends, passing Ctrl-C on to it: once drains, twice ends at once.
-fn wait(proxy: &mut Child, signals: &mut Signals) -> Result<()> {
-    let mut asked = false;
-    for signal in signals.forever() {
-        if signal != SIGCHLD {
-            asked = true;
-            terminate(proxy)?;
-        }
-        if let Some(end) = proxy.try_wait()? {
-            return match (asked, end.success()) {
-                (true, true) => Ok(()),
-                _ => bail!("proxy ended: {end}{}", hint(end.signal())),
-            };
-        }
-    }
-    Ok(())
-}
-
-fn hint(signal: Option<i32>) -> &'static str {
-    match signal {
-        Some(9) => " (the supervisor itself was killed: no pool outlives that)",
-        _ => "",
-    }
-}
-
-fn terminate(proxy: &Child) -> Result<()> {
-    let pid = Pid::from_raw(proxy.id().cast_signed());
-    kill(pid, Signal::SIGTERM).context("cannot end proxy")
+fn terminate(supervisor: Pid) -> Result<()> {
+    kill(supervisor, Signal::SIGTERM).context("cannot end proxy")
 }
 
 /// Ends the proxy at once.
 fn end(proxy: &mut Child) -> Result<()> {
-    terminate(proxy)?;
-    terminate(proxy)?;
+    let supervisor = Pid::from_raw(proxy.id().cast_signed());
+    terminate(supervisor)?;
+    terminate(supervisor)?;
     proxy.wait()?;
     Ok(())
 }
