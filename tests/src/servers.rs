@@ -236,3 +236,16 @@ fn note(seen: &Mutex<Seen>, size: usize, peer: SocketAddr) {
     seen.sizes.insert(size);
     seen.peers.insert(peer);
 }
+
+/// Echoes a WebSocket's messages.
+pub fn echo_messages(stream: TcpStream) -> Result<()> {
+    stream.set_nodelay(true)?;
+    let mut socket = tungstenite::accept(stream).map_err(std::io::Error::other)?;
+    while let Ok(message) = socket.read() {
+        // A close is answered by the library.
+        if message.is_binary() {
+            socket.send(message).map_err(std::io::Error::other)?;
+        }
+    }
+    Ok(())
+}

@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::{
     ledger::Ledger,
     sys::Fd,
-    table::{Record, State, flag},
+    table::{Record, State, flag, octets},
 };
 
 /// In place of a descriptor or a server: there is none.
@@ -213,13 +213,6 @@ pub fn decode(document: &[u8]) -> Result<(Header, Vec<Image>), String> {
     };
     let images = rest.chunks_exact(header.image_bytes).map(read).collect();
     Ok((header, images))
-}
-
-fn octets(ip: IpAddr) -> [u8; 16] {
-    match ip {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-        IpAddr::V6(v6) => v6.octets(),
-    }
 }
 
 #[cfg(test)]

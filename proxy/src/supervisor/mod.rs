@@ -5,6 +5,7 @@
 mod control_socket;
 mod corpses;
 mod drain;
+mod end;
 mod estates;
 mod handover;
 mod helper;
@@ -156,17 +157,29 @@ impl Supervisor {
         result
     }
 
+    /// Looks at the pools, and answers what is to be done.
+    fn look(&mut self, now: u64) -> Vec<Action> {
+        let table = self.setup.table;
+        table.supervisor().looked_at.store(now, Relaxed);
+        let liveness = self.setup.steering.liveness();
+        let actions =
+            self.plan.tick(now, [PRIMARY, STANDBY].map(|seat| self.seats.look(&table, liveness, seat, now)));
+        // First, so that nobody sees a pool ready that is known to be dead.
+        for seat in [PRIMARY, STANDBY] {
+            table.seat(seat).set_state(self.plan.state(seat));
+        }
+        actions
+    }
+
+    /// The processes that this one has started, but for a successor.
+    fn processes(&self) -> impl Iterator<Item = &Child> {
+        self.seats.children.iter().flatten().chain(self.control.child()).chain(self.twin.child())
+    }
+
     /// One turn: wait for a tick or for news, look, act. Answers whether the proxy is to end.
     fn turn(&mut self) -> Result<bool> {
         let now = time::monotonic_ns();
-        self.setup.table.supervisor().looked_at.store(now, Relaxed);
-        let liveness = self.setup.steering.liveness();
-        let seen = [PRIMARY, STANDBY].map(|seat| self.seats.look(&self.setup.table, liveness, seat, now));
-        let actions = self.plan.tick(now, seen);
-        // First, so that nobody sees a pool ready that is known to be dead.
-        for seat in [PRIMARY, STANDBY] {
-            self.setup.table.seat(seat).set_state(self.plan.state(seat));
-        }
+        let actions = self.look(now);
         self.setup.table.supervisor().pinned.store(self.plan.is_pinned().into(), Relaxed);
         actions.into_iter().for_each(|action| self.act(now, action));
         self.note_queues(now);
@@ -190,9 +203,7 @@ impl Supervisor {
 
     fn wait(&mut self, now: u64) -> io::Result<()> {
         let mut fds = vec![self.setup.signals, self.setup.orders.0];
-        let children = self.seats.children.iter().flatten().chain(self.control.child());
-        let children = children.chain(self.twin.child());
-        fds.extend(children.map(|child| child.pidfd));
+        fds.extend(self.processes().map(|child| child.pidfd));
         fds.extend(self.handover.descriptors());
         fds.extend(self.setup.log.as_ref().map(|log| Fd::from_raw(log.as_fd().as_raw_fd())));
         let ready = poll::readable(&fds, TICK)?;
@@ -362,37 +373,6 @@ impl Supervisor {
             self.unswept.push(Unswept { epoch, death: Death::default(), reason: LostReason::PoolDied });
         }
     }
-
-    /// Ends everything; what is still open is reset, and counted. Left to the exit of the process, a
-    /// connection would be closed, and a stream broken off would look like one that has ended.
-    fn end(&mut self) {
-        self.notify_stopping(time::monotonic_ns());
-        self.end_handover();
-        self.twin.end();
-        let cut = drain::open_flows(&self.setup);
-        for seat in [PRIMARY, STANDBY] {
-            let is_gone = self.seats.children[seat as usize].take().is_none_or(put_down);
-            if is_gone {
-                let epoch = self.setup.table.seat(seat).epoch.load(Relaxed);
-                sweep::cut(&self.setup.table, epoch);
-            }
-        }
-        let epochs = self.unswept.iter().map(|unswept| &unswept.epoch).chain(&self.strays);
-        epochs.for_each(|epoch| _ = sweep::cut(&self.setup.table, *epoch));
-        self.control.child().copied().map(put_down);
-        self.setup.control_socket.remove();
-        self.leave_to_manager();
-        tracing::info!(connections_cut = cut.0, flows_cut = cut.1, "ended");
-    }
-}
-
-/// Kills and collects a child. Answers whether it is dead.
-fn put_down(child: Child) -> bool {
-    let is_dead = process::kill(child).is_ok() && process::is_dead(child, Duration::from_secs(1));
-    if is_dead {
-        process::forget(child);
-    }
-    is_dead
 }
 
 fn nanos(duration: Duration) -> u64 {

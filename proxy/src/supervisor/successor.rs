@@ -101,19 +101,13 @@ impl Supervisor {
     /// One turn before anything is taken over. Answers whether the line has something to tell.
     fn candidate_turn(&mut self, line: Line) -> Result<bool> {
         let now = time::monotonic_ns();
-        self.setup.table.supervisor().looked_at.store(now, Relaxed);
-        let liveness = self.setup.steering.liveness();
-        let seen = [PRIMARY, STANDBY].map(|seat| self.seats.look(&self.setup.table, liveness, seat, now));
-        for action in self.plan.tick(now, seen) {
+        for action in self.look(now) {
             match action {
                 Action::Bury { .. } | Action::Fence(_) => {
                     bail!("a new pool died or hung before it had anything to do")
                 }
                 action => self.act(now, action),
             }
-        }
-        for seat in [PRIMARY, STANDBY] {
-            self.setup.table.seat(seat).set_state(self.plan.state(seat));
         }
         // There before anything is taken over: from then on somebody has to see it through.
         self.watch_twin(now);
@@ -159,8 +153,7 @@ impl Supervisor {
 
     /// Ends all that has been started. Nothing is ended in good order: it would be the other supervisor's.
     fn withdraw(&self) {
-        let own = self.seats.children.iter().flatten().chain(self.twin.child());
-        own.for_each(|child| drop(process::kill(*child)));
+        self.processes().for_each(|child| drop(process::kill(*child)));
     }
 
     /// The supervisor died before it had taken over, perhaps: does not come back if it never will.

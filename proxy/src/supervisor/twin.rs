@@ -65,7 +65,7 @@ impl Twin {
 
     /// Kills it, before the supervisor ends in good order.
     pub fn end(&mut self) {
-        self.child.take().map(super::put_down);
+        self.child.take().map(super::end::put_down);
     }
 }
 

@@ -27,7 +27,7 @@ pub use counters::{
 pub use estate::{Estate, EstateStage};
 pub use handover::{Decision, DecisionCell, HandoverCell, HandoverKind, HandoverState};
 pub use index::{Entering, Entry, Found, Index};
-pub use record::{Direction, Holder, Part, Record, State, flag};
+pub use record::{Direction, Holder, Part, Record, State, flag, octets};
 pub use tag::{Kind, Tag, TagCell};
 pub use takeover::{RECENT_TAKEOVERS, TakeoverCell};
 pub use using::Using;

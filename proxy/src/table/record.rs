@@ -330,13 +330,17 @@ impl Record {
     }
 
     fn set_address(&self, first: usize, ip: IpAddr) {
-        let octets = match ip {
-            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-            IpAddr::V6(v6) => v6.octets(),
-        };
-        for (bytes, word) in octets.as_chunks::<4>().0.iter().zip(&self.body[first..]) {
+        for (bytes, word) in octets(ip).as_chunks::<4>().0.iter().zip(&self.body[first..]) {
             word.store(u32::from_ne_bytes(*bytes), Relaxed);
         }
+    }
+}
+
+/// An address as IPv6, an IPv4 one mapped: as records, keys and images have it.
+pub fn octets(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
     }
 }
 

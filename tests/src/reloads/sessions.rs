@@ -1,8 +1,7 @@
 //! Sessions of real programs, open from the first reload to the last one: a WebSocket, an ssh connection, and a
 //! transaction of PostgreSQL. Each goes on by small steps, and checks every answer.
 
-use std::io::{BufRead, BufReader, Read, Result, Write};
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -10,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use tungstenite::{Message, accept, client};
+use tungstenite::{Message, client};
 
 use super::{ECHO, POSTGRES, SSH, WEBSOCKET};
 use crate::clients::connect;
@@ -74,7 +73,7 @@ impl Sessions {
         for path in [&for_ssh, &for_postgres] {
             std::fs::create_dir(path).expect("create a directory");
         }
-        let websocket = servers::Tcp::start(WEBSOCKET[1], echo_messages);
+        let websocket = servers::Tcp::start(WEBSOCKET[1], servers::echo_messages);
         let sshd = ssh::start(&for_ssh, SSH[1]);
         let database = postgres::start(&for_postgres, POSTGRES[1]);
         let all = vec![
@@ -112,18 +111,6 @@ impl Sessions {
         assert_eq!(self.sshd.log().matches("Accepted publickey").count(), 1, "one session");
         ended.join(", ")
     }
-}
-
-fn echo_messages(stream: TcpStream) -> Result<()> {
-    stream.set_nodelay(true)?;
-    let mut socket = accept(stream).map_err(std::io::Error::other)?;
-    while let Ok(message) = socket.read() {
-        // A close is answered by the library.
-        if message.is_binary() {
-            socket.send(message).map_err(std::io::Error::other)?;
-        }
-    }
-    Ok(())
 }
 
 fn talk_by_messages(progress: &Progress) {

@@ -1,12 +1,11 @@
 //! A WebSocket with messages of all sizes both ways, in order.
 
-use std::io::Result;
 use std::net::TcpStream;
 
 use proxy_tests::clients::connect;
 use proxy_tests::net::{at, isolate};
 use proxy_tests::{pattern, servers};
-use tungstenite::{Error, Message, WebSocket, accept, client};
+use tungstenite::{Error, Message, WebSocket, client};
 
 use crate::course::Course;
 use crate::{DEATHS, LISTEN, SERVER, start_proxy};
@@ -21,23 +20,11 @@ const LARGEST: u64 = 60_000;
 fn socket_goes_on() {
     for death in DEATHS {
         isolate();
-        let server = servers::Tcp::start(SERVER, echo);
+        let server = servers::Tcp::start(SERVER, servers::echo_messages);
         let proxy = start_proxy("tcp");
         Course::new(STRIDE).run(&proxy, "tcp", death, talk);
         assert_eq!(server.accepted(), 1);
     }
-}
-
-fn echo(stream: TcpStream) -> Result<()> {
-    stream.set_nodelay(true)?;
-    let mut socket = accept(stream).map_err(std::io::Error::other)?;
-    while let Ok(message) = socket.read() {
-        // A close is answered by the library.
-        if message.is_binary() {
-            socket.send(message).map_err(std::io::Error::other)?;
-        }
-    }
-    Ok(())
 }
 
 fn talk(course: &Course) {

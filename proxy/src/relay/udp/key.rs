@@ -2,7 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
-use crate::{sys::udp::Message, table::Record};
+use crate::{
+    sys::udp::Message,
+    table::{Record, octets},
+};
 
 /// Two addresses, the listener, the client's scope and its port.
 const KEY_BYTES: usize = 16 + 16 + 4 + 4 + 2;
@@ -63,13 +66,6 @@ fn answerable(local: IpAddr) -> IpAddr {
         IpAddr::V6(ip) if ip.is_multicast() => Ipv6Addr::UNSPECIFIED.into(),
         IpAddr::V4(ip) if ip.is_multicast() || ip.is_broadcast() => Ipv4Addr::UNSPECIFIED.into(),
         _ => local,
-    }
-}
-
-fn octets(ip: IpAddr) -> [u8; 16] {
-    match ip {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-        IpAddr::V6(v6) => v6.octets(),
     }
 }
 

@@ -100,12 +100,12 @@ impl Supervisor {
             bail!("the workers went on: they had stood for too long");
         }
         self.handover.is_aside = true;
+        let own = self.processes().map(|child| child.pid);
+        let processes = own.chain([std::process::id() as i32]).collect();
         let setup = &mut self.setup;
         listen::step_aside(setup.config, &mut setup.steering, &setup.sockets)?;
         let verdicts = Ledger::of_verdicts(setup.config, &setup.steering.verdicts().unwrap_or_default());
         let (images, fds) = export::export(&setup.table);
-        let own = self.seats.children.iter().flatten().chain(self.control.child()).chain(self.twin.child());
-        let processes = own.map(|child| child.pid).chain([std::process::id() as i32]).collect();
         let header = Header {
             image_bytes: IMAGE_BYTES,
             parked_at_ns,
@@ -177,10 +177,7 @@ impl Supervisor {
     pub(super) fn leave(&mut self) -> ! {
         let successor = self.setup.table.supervisor().handover.candidate.pid();
         self.notify.pass_on(time::monotonic_ns(), successor as u32);
-        let own = self.seats.children.iter().flatten().chain(self.control.child()).chain(self.twin.child());
-        for child in own {
-            let _ = process::kill(*child);
-        }
+        self.processes().for_each(|child| drop(process::kill(*child)));
         tracing::info!(successor, "handed over");
         // Who asks for something now means the proxy.
         while let Some(told) = signal::next(self.setup.signals) {
