@@ -2,11 +2,12 @@
 
 mod listeners;
 mod options;
+pub mod rules;
 #[cfg(test)]
 mod tests;
 mod upstreams;
 
-use std::{fmt, net::SocketAddr, ops::Range, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, ops::Range, path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
     cli::{LogFormat, RunArgs},
@@ -16,6 +17,7 @@ use crate::{
 
 pub use crate::settings::ConfigError;
 pub use options::LEASE;
+use rules::{AccessLog, ListenerRules, UpstreamRules};
 pub use upstreams::MAX_SERVERS;
 
 /// A listener's address.
@@ -48,6 +50,8 @@ pub struct Listener {
     pub upstream: u32,
     /// Takes no IPv4 traffic, though it is a wildcard: another listener has it.
     pub v6_only: bool,
+    /// How its traffic is treated.
+    pub rules: Arc<ListenerRules>,
     /// The settings have it no more: nothing new comes in by it, and what is open goes on.
     pub is_retired: bool,
 }
@@ -72,6 +76,8 @@ pub struct Upstream {
     pub name: String,
     /// Numbers of [`Config::servers`], at least one.
     pub servers: Range<usize>,
+    /// How they are treated.
+    pub rules: Arc<UpstreamRules>,
     /// The settings have it no more: it is there for connections that have come in for it already.
     pub is_retired: bool,
 }
@@ -115,6 +121,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// How to log; `None`: by what stderr is.
     pub log_format: Option<LogFormat>,
+    /// Where connections are told of; `None`: nowhere.
+    pub access_log: Option<AccessLog>,
 }
 
 impl Config {
@@ -158,6 +166,7 @@ impl Config {
             max_flows,
             drain_timeout: options::drain_timeout(given),
             log_format: given.log_format.as_ref().map(|format| format.value),
+            access_log: None,
         })
     }
 

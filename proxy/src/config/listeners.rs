@@ -27,7 +27,14 @@ pub fn all(settings: &Settings) -> Result<Vec<Listener>, ConfigError> {
         let upstream = upstream(given, &settings.upstreams)?;
         for url in &given.bind.value {
             let (name, address) = (given.name.value.clone(), free_address(url, &listeners)?);
-            listeners.push(Listener { name, address, upstream, v6_only: false, is_retired: false });
+            listeners.push(Listener {
+                name,
+                address,
+                upstream,
+                v6_only: false,
+                rules: Default::default(),
+                is_retired: false,
+            });
         }
     }
     if listeners.is_empty() {

@@ -25,6 +25,7 @@ pub fn all(
         upstreams.push(Upstream {
             name: upstream.name.value.clone(),
             servers: first..servers.len(),
+            rules: Default::default(),
             is_retired: false,
         });
     }

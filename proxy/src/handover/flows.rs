@@ -58,11 +58,11 @@ pub struct Image {
     pub upstream: u32,
     /// TCP: pipes that hold bytes, by direction.
     pub pipes: [u32; 2],
-    /// UDP: the client's address, an IPv4 one mapped.
+    /// The client's address, an IPv4 one mapped; all 0 if it is not known (TCP, of a version that does not tell).
     pub client: [u8; 16],
     /// UDP: the address that it asked.
     pub local: [u8; 16],
-    /// UDP: the client's port.
+    /// The client's port.
     pub port: u32,
     /// UDP: the client's scope.
     pub scope: u32,
@@ -100,6 +100,8 @@ impl Image {
             opened_ms: record.opened_ms(),
             upstream: fds.place(parts.upstream),
             pipes: parts.pipes.map(|pipe| fds.place(pipe)),
+            client: octets(record.client().ip()),
+            port: record.client().port().into(),
             ..Self::of(record, parts.client, fds)
         }
     }
@@ -153,7 +155,7 @@ impl Image {
         Some(self.server).filter(|server| *server != NONE)
     }
 
-    /// UDP: the client's address, and the one that it asked.
+    /// The client's address, and the one that it asked (UDP).
     pub fn addresses(&self) -> (SocketAddr, IpAddr) {
         let port = self.port as u16;
         let client = match Ipv6Addr::from(self.client).to_canonical() {

@@ -7,7 +7,7 @@ use anyhow::{Result, anyhow, bail};
 use super::{inherit::Inherited, setup::Setup};
 use crate::{
     handover::flows::{Image, descriptor},
-    sys::Fd,
+    sys::{Fd, socket},
     table::{Direction, Holder, Kind, Part, Record, State, Tag},
 };
 
@@ -77,6 +77,9 @@ impl Import<'_> {
             return self.tag(socket, Kind::UdpFlow);
         }
         record.set(image.flags());
+        let (client, _) = image.addresses();
+        let is_told = !client.ip().is_unspecified();
+        record.set_client(if is_told { client } else { socket::peer_address(socket).unwrap_or(client) });
         record.set_opened(image.opened_ms);
         if let Some(upstream) = self.descriptor(image.upstream)? {
             self.own(socket, upstream, Part::Upstream)?;

@@ -101,6 +101,7 @@ impl Inherited {
                 None => config.upstreams.push(Upstream {
                     name: offered.upstream.clone(),
                     servers: number..number + 1,
+                    rules: Default::default(),
                     is_retired: true,
                 }),
             }
@@ -172,6 +173,7 @@ fn retired(config: &Config, offered: &OfferedListener) -> Listener {
         address: address(offered),
         upstream: upstream.map_or(u32::MAX, |number| number as u32),
         v6_only: offered.v6_only,
+        rules: Default::default(),
         is_retired: true,
     }
 }
@@ -196,7 +198,14 @@ mod tests {
             let (scheme, new_address) = new.split_once("://").unwrap();
             let protocol = if scheme == "udp" { Protocol::Udp } else { Protocol::Tcp };
             let address = ListenAddress { protocol, address: new_address.parse().unwrap() };
-            let new = Listener { name: "a".into(), address, upstream: 0, v6_only: false, is_retired: false };
+            let new = Listener {
+                name: "a".into(),
+                address,
+                upstream: 0,
+                v6_only: false,
+                rules: Default::default(),
+                is_retired: false,
+            };
             let offered = OfferedListener {
                 name: "b".into(),
                 is_udp: false,

@@ -170,7 +170,14 @@ mod tests {
 
     fn listener(protocol: Protocol, address: &str, v6_only: bool) -> Listener {
         let address = ListenAddress { protocol, address: address.parse().unwrap() };
-        Listener { name: "any".into(), address, upstream: 0, v6_only, is_retired: false }
+        Listener {
+            name: "any".into(),
+            address,
+            upstream: 0,
+            v6_only,
+            rules: Default::default(),
+            is_retired: false,
+        }
     }
 
     fn seen(protocol: Protocol, address: &str) -> Listening {

@@ -222,6 +222,7 @@ fn record(table: &Table, fd: Fd, worker: u32, listener: u32, epoch: u32) -> bool
         return false;
     };
     record.begin(State::Accepted, worker, listener, time::monotonic_ms() as u32);
+    socket::peer_address(fd).into_iter().for_each(|peer| record.set_client(peer));
     cell.set(Tag::new(Kind::Client, epoch));
     true
 }

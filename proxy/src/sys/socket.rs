@@ -123,15 +123,18 @@ pub fn connect(socket: Fd, to: SocketAddr) -> io::Result<()> {
     }
 }
 
-/// Accepts one waiting connection, non-blocking, open across exec.
+/// Accepts one waiting connection, non-blocking, open across exec, with its peer's address if that is an
+/// internet one.
 ///
 /// # Errors
 /// `WouldBlock`: none waits. `ConnectionAborted`: it was reset meanwhile. `EMFILE`, `ENFILE`: no
 /// descriptor left, and the connection goes on waiting.
-pub fn accept(listener: Fd) -> io::Result<Fd> {
-    let (address, len) = (std::ptr::null_mut(), std::ptr::null_mut());
-    // SAFETY: no address is asked for.
-    check(unsafe { libc::accept4(listener.raw(), address, len, libc::SOCK_NONBLOCK) }).map(Fd::from_raw)
+pub fn accept(listener: Fd) -> io::Result<(Fd, Option<SocketAddr>)> {
+    let mut raw = RawAddress::empty();
+    let (address, len) = raw.as_raw_mut();
+    // SAFETY: `address` has room for `len` bytes.
+    let socket = check(unsafe { libc::accept4(listener.raw(), address, len, libc::SOCK_NONBLOCK) })?;
+    Ok((Fd::from_raw(socket), raw.decode()))
 }
 
 /// Ends our sending: the peer reads the end of the stream. Doing it again is harmless.
@@ -230,6 +233,19 @@ pub fn local_address(socket: Fd) -> io::Result<SocketAddr> {
     // SAFETY: `address` has room for `len` bytes.
     check(unsafe { libc::getsockname(socket.raw(), address, len) })?;
     raw.decode().ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))
+}
+
+/// The address of a socket's peer, an IPv4 one in its own form.
+///
+/// # Errors
+/// Not connected (any more), or not an internet socket.
+pub fn peer_address(socket: Fd) -> io::Result<SocketAddr> {
+    let mut raw = RawAddress::empty();
+    let (address, len) = raw.as_raw_mut();
+    // SAFETY: `address` has room for `len` bytes.
+    check(unsafe { libc::getpeername(socket.raw(), address, len) })?;
+    let peer = raw.decode().ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))?;
+    Ok((peer.ip().to_canonical(), peer.port()).into())
 }
 
 /// A pair of connected datagram-keeping local sockets, close-on-exec and non-blocking.

@@ -117,6 +117,8 @@ mod tcp {
     pub const OPENED: usize = 3;
     pub const TRIED: usize = 4;
     pub const TRIED_WORDS: usize = 2;
+    /// In the client's record. (At the number of a part its last word is [`super::OWNER`].)
+    pub const CLIENT: usize = 6;
 }
 mod udp {
     pub const CLIENT: usize = 0;
@@ -269,6 +271,17 @@ impl Record {
         self.body[OWNER].load(Acquire) == owner(client, part)
     }
 
+    /// TCP: the client's address, which a PROXY header may have told; the unspecified one if it is not known.
+    pub fn client(&self) -> SocketAddr {
+        (self.address(tcp::CLIENT), self.port.load(Relaxed)).into()
+    }
+
+    /// TCP: sets it. An IPv4 one is kept mapped and given back as IPv4.
+    pub fn set_client(&self, client: SocketAddr) {
+        self.set_address(tcp::CLIENT, client.ip());
+        self.port.store(client.port(), Relaxed);
+    }
+
     /// TCP: when it was accepted, or its current connect began; milliseconds, wrapping.
     pub fn opened_ms(&self) -> u32 {
         self.body[tcp::OPENED].load(Relaxed)
@@ -374,6 +387,20 @@ mod tests {
         assert_eq!((record.upstream(), record.tried(), record.server()), (None, 0, None));
         assert_eq!(record.holder(Direction::Down), Holder::None);
         assert!(!record.has(flag::of(flag::SHUT, Direction::Down)));
+    }
+
+    #[test]
+    fn a_connections_client_comes_back_and_is_in_nothings_way() {
+        let record = Record::new_zeroed();
+        for client in ["10.1.2.3:53", "[2001:db8:1:2:3:4:5:6]:9"] {
+            record.begin(State::Accepted, 3, 9, 100);
+            let client: SocketAddr = client.parse().unwrap();
+            record.set_client(client);
+            record.set_tried(63);
+            record.set_holder(Direction::Down, Holder::Pipe(Fd::from_raw(6)));
+            record.set_opened(7);
+            assert_eq!((record.client(), record.tried(), record.opened_ms()), (client, 1 << 63, 7));
+        }
     }
 
     #[test]

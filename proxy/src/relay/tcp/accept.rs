@@ -76,7 +76,7 @@ fn accept_recorded(
     let Some(_window) = lane.window() else {
         return Ok(None);
     };
-    let client = socket::accept(socket)?;
+    let (client, peer) = socket::accept(socket)?;
     fault::point(Point::AcceptTaken);
     let (Some(record), Some(tag)) = (lane.table.record(client), lane.table.tag(client)) else {
         // Cannot be: the table is as large as the descriptor limit.
@@ -85,6 +85,7 @@ fn accept_recorded(
         return Ok(None);
     };
     record.begin(State::Accepted, lane.worker, listener, now_ms);
+    peer.into_iter().for_each(|peer| record.set_client(peer));
     fault::point(Point::AcceptRecorded);
     tag.set(Tag::new(Kind::Client, lane.epoch));
     fault::point(Point::AcceptTagged);

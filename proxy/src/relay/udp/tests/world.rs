@@ -256,9 +256,15 @@ fn config(address: SocketAddr, servers: &[SocketAddr]) -> Config {
             upstream: 0,
             address: ListenAddress { protocol: Protocol::Udp, address },
             v6_only: false,
+            rules: Default::default(),
             is_retired: false,
         }],
-        upstreams: vec![Upstream { name: "default".into(), servers: 0..servers.len(), is_retired: false }],
+        upstreams: vec![Upstream {
+            name: "default".into(),
+            servers: 0..servers.len(),
+            rules: Default::default(),
+            is_retired: false,
+        }],
         servers: servers.iter().map(server).collect(),
         workers: 1,
         lease: Duration::from_millis(100),
@@ -274,6 +280,7 @@ fn config(address: SocketAddr, servers: &[SocketAddr]) -> Config {
         max_connections: None,
         max_flows: None,
         drain_timeout: Duration::from_secs(1),
+        access_log: None,
         log_format: None,
     }
 }

@@ -1,0 +1,268 @@
+//! What the settings say of the traffic of one listener, and of one upstream. What is not said is as in the
+//! `Default`s here.
+
+use std::{path::PathBuf, time::Duration};
+
+use ipnet::IpNet;
+
+/// How a listener's traffic is treated. All addresses of one `[[listener]]` share it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ListenerRules {
+    /// Clients that are let in; empty: all. Of two networks that hold a client the narrower one counts.
+    pub allow: Vec<IpNet>,
+    /// Clients that are turned away.
+    pub deny: Vec<IpNet>,
+    /// Clients begin with a PROXY header, if they are among those.
+    pub accept_proxy: Option<AcceptProxy>,
+    /// Limit on open connections, or UDP flows.
+    pub max_connections: Option<u32>,
+    /// Limit on open connections, or UDP flows, of one client address: an IPv4 one, or an IPv6 /64.
+    pub max_connections_per_source: Option<u32>,
+    /// Limit on new connections, or UDP flows.
+    pub max_connection_rate: Option<Rate>,
+    /// TCP: limit on each direction of each connection, bytes a second.
+    pub bandwidth: Option<u64>,
+    /// Longest life of a connection, or UDP flow.
+    pub max_lifetime: Option<Duration>,
+    /// TCP: limit on silence of a connection.
+    pub idle_timeout: Option<Duration>,
+    /// TCP: limit on silence of a connection that one side has ended.
+    pub half_close_timeout: Option<Duration>,
+    /// Limit on silence of a UDP flow.
+    pub udp_idle: Duration,
+    /// A UDP flow ends after so many datagrams from its server.
+    pub udp_responses: Option<u32>,
+    /// Idle time before TCP keepalive probes.
+    pub keepalive: Duration,
+    /// How long sent bytes may stay unacknowledged (`TCP_USER_TIMEOUT`, tcp(7)).
+    pub user_timeout: Option<Duration>,
+    /// Whether its connections and flows are in the access log, if there is one.
+    pub access_log: bool,
+    /// TCP: takes Multipath TCP.
+    pub mptcp: bool,
+    /// TCP: upstreams by the server name of a TLS ClientHello.
+    pub sni: Option<SniRoutes>,
+}
+
+impl Default for ListenerRules {
+    fn default() -> Self {
+        Self {
+            allow: Vec::new(),
+            deny: Vec::new(),
+            accept_proxy: None,
+            max_connections: None,
+            max_connections_per_source: None,
+            max_connection_rate: None,
+            bandwidth: None,
+            max_lifetime: None,
+            idle_timeout: Some(Duration::from_secs(3600)),
+            half_close_timeout: Some(Duration::from_secs(300)),
+            udp_idle: Duration::from_secs(60),
+            udp_responses: None,
+            keepalive: Duration::from_secs(60),
+            user_timeout: None,
+            access_log: true,
+            mptcp: false,
+            sni: None,
+        }
+    }
+}
+
+/// Who may say whom a connection is from, by a PROXY header of version 1 or 2.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AcceptProxy {
+    /// Peers that have to begin with a header; what others send is not looked at.
+    pub from: Vec<IpNet>,
+    /// Limit on the header's coming.
+    pub timeout: Duration,
+}
+
+/// So many a second, and so many at once after a rest.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rate {
+    /// A second, more than 0.
+    pub per_second: f64,
+    /// At once, at least 1.
+    pub burst: u32,
+}
+
+/// Upstreams by server name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SniRoutes {
+    /// Names, in lower case, and the number of the upstream; `*.example.com` is all names below.
+    pub routes: Vec<(String, u32)>,
+    /// Limit on the ClientHello's coming; then, and without a name that is known, the listener's upstream.
+    pub timeout: Duration,
+}
+
+/// How an upstream's servers are treated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UpstreamRules {
+    /// Which server a new connection goes to.
+    pub balance: Balance,
+    /// Further servers that are tried for one connection.
+    pub retries: u32,
+    /// Limit on one attempt to connect.
+    pub connect_timeout: Duration,
+    /// Tells the server by a PROXY header whom the connection is from; UDP: version 2, before each datagram.
+    pub send_proxy: Option<ProxyVersion>,
+    /// Connects from the client's own address (`IP_TRANSPARENT`, ip(7)).
+    pub transparent: bool,
+    /// Active checks.
+    pub health: Option<Health>,
+    /// When a server that fails connections is passed over.
+    pub eject: Ejection,
+    /// What becomes of open connections to a server that is down by its checks.
+    pub on_down: OnDown,
+    /// A server that comes up gets its share over this time, beginning with a tenth.
+    pub slow_start: Option<Duration>,
+    /// How long a connection waits while all servers have their most connections; `None`: it is refused.
+    pub queue_timeout: Option<Duration>,
+    /// Idle time before TCP keepalive probes to servers.
+    pub keepalive: Duration,
+    /// As [`ListenerRules::user_timeout`], towards servers.
+    pub user_timeout: Option<Duration>,
+    /// How often names are looked up, at the least and at the most, whatever their TTL.
+    pub resolve: (Duration, Duration),
+}
+
+impl Default for UpstreamRules {
+    fn default() -> Self {
+        Self {
+            balance: Balance::RandomTwo,
+            retries: 2,
+            connect_timeout: Duration::from_secs(5),
+            send_proxy: None,
+            transparent: false,
+            health: None,
+            eject: Ejection::default(),
+            on_down: OnDown::Keep,
+            slow_start: None,
+            queue_timeout: None,
+            keepalive: Duration::from_secs(60),
+            user_timeout: None,
+            resolve: (Duration::from_secs(1), Duration::from_secs(60)),
+        }
+    }
+}
+
+/// Which of the fit servers a new connection goes to. All but the last go by weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balance {
+    /// Of two random ones, the one with fewer open connections.
+    RandomTwo,
+    /// One after the other.
+    RoundRobin,
+    /// The one with the fewest open connections.
+    LeastConnections,
+    /// The same one for the same client address, as long as it is there.
+    SourceHash,
+}
+
+/// Versions of the PROXY protocol (HAProxy's doc/proxy-protocol.txt).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyVersion {
+    /// A line of text; TCP only.
+    V1,
+    /// Binary.
+    V2,
+}
+
+/// When a server that fails connections is passed over, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ejection {
+    /// After so many failures in a row; 0: never.
+    pub failures: u32,
+    /// For so long at first, and twice as long each time.
+    pub time: Duration,
+    /// At most so long.
+    pub max_time: Duration,
+}
+
+impl Default for Ejection {
+    fn default() -> Self {
+        Self { failures: 1, time: Duration::from_secs(1), max_time: Duration::from_secs(60) }
+    }
+}
+
+/// What becomes of open connections to a server that is down by its checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDown {
+    /// They go on.
+    Keep,
+    /// They are reset.
+    Close,
+}
+
+/// How servers are checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Health {
+    /// What is done.
+    pub check: Check,
+    /// Time from one check of a server to the next.
+    pub interval: Duration,
+    /// Limit on one check.
+    pub timeout: Duration,
+    /// Checks in a row that have to go well before a server that is down is up.
+    pub rise: u32,
+    /// Checks in a row that have to fail before a server that is up is down.
+    pub fall: u32,
+    /// The port that is checked instead of the server's own.
+    pub port: Option<u16>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        let (interval, timeout) = (Duration::from_secs(2), Duration::from_secs(1));
+        Self {
+            check: Check::Tcp { send: Vec::new(), expect: Vec::new() },
+            interval,
+            timeout,
+            rise: 2,
+            fall: 3,
+            port: None,
+        }
+    }
+}
+
+/// A check.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Check {
+    /// Connect; if there is something to send, send it; if something is expected, it has to be in the answer.
+    Tcp {
+        /// What is sent.
+        send: Vec<u8>,
+        /// What the answer has to contain.
+        expect: Vec<u8>,
+    },
+    /// `GET path`; the status has to be one of these.
+    Http {
+        /// The path.
+        path: String,
+        /// The Host header; `None`: the server's address.
+        host: Option<String>,
+        /// From, to, both included.
+        status: (u16, u16),
+    },
+    /// Send a datagram; if something is expected, it has to be in the answer, else only ICMP errors tell.
+    Udp {
+        /// What is sent.
+        send: Vec<u8>,
+        /// What the answer has to contain.
+        expect: Vec<u8>,
+    },
+    /// Run a program with the server's address and port as arguments after these; it has to exit with 0.
+    Exec {
+        /// The program and its first arguments.
+        command: Vec<String>,
+    },
+}
+
+/// The access log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AccessLog {
+    /// Where it is written; `-` is standard output.
+    pub path: PathBuf,
+    /// Whether lines are JSON, else text.
+    pub is_json: bool,
+}
