@@ -38,8 +38,6 @@ pub struct ListenerRules {
     pub user_timeout: Option<Duration>,
     /// Whether its connections and flows are in the access log, if there is one.
     pub access_log: bool,
-    /// TCP: takes Multipath TCP.
-    pub mptcp: bool,
     /// TCP: upstreams by the server name of a TLS ClientHello.
     pub sni: Option<SniRoutes>,
 }
@@ -62,7 +60,6 @@ impl Default for ListenerRules {
             keepalive: Duration::from_secs(60),
             user_timeout: None,
             access_log: true,
-            mptcp: false,
             sni: None,
         }
     }
