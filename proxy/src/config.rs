@@ -1,5 +1,6 @@
 //! Settings, checked: what the rest of the program may rely on.
 
+pub mod access;
 mod listeners;
 mod options;
 pub mod rules;

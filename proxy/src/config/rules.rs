@@ -5,20 +5,20 @@ use std::{path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 
+use super::access::Access;
+
 /// How a listener's traffic is treated. All addresses of one `[[listener]]` share it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ListenerRules {
-    /// Clients that are let in; empty: all. Of two networks that hold a client the narrower one counts.
-    pub allow: Vec<IpNet>,
-    /// Clients that are turned away.
-    pub deny: Vec<IpNet>,
+    /// Clients that are let in, and that are turned away.
+    pub access: Access,
     /// Clients begin with a PROXY header, if they are among those.
     pub accept_proxy: Option<AcceptProxy>,
-    /// Limit on open connections, or UDP flows.
+    /// Limit on open connections and UDP flows, of all its addresses together.
     pub max_connections: Option<u32>,
-    /// Limit on open connections, or UDP flows, of one client address: an IPv4 one, or an IPv6 /64.
+    /// The same limit for one client: an IPv4 address, or an IPv6 /64.
     pub max_connections_per_source: Option<u32>,
-    /// Limit on new connections, or UDP flows.
+    /// Limit on new connections and UDP flows, of all its addresses together.
     pub max_connection_rate: Option<Rate>,
     /// TCP: limit on each direction of each connection, bytes a second.
     pub bandwidth: Option<u64>,
@@ -30,7 +30,7 @@ pub struct ListenerRules {
     pub half_close_timeout: Option<Duration>,
     /// Limit on silence of a UDP flow.
     pub udp_idle: Duration,
-    /// A UDP flow ends after so many datagrams from its server.
+    /// Datagrams from the server that each datagram of a UDP client asks for; with the last of them the flow ends.
     pub udp_responses: Option<u32>,
     /// Idle time before TCP keepalive probes.
     pub keepalive: Duration,
@@ -45,8 +45,7 @@ pub struct ListenerRules {
 impl Default for ListenerRules {
     fn default() -> Self {
         Self {
-            allow: Vec::new(),
-            deny: Vec::new(),
+            access: Access::default(),
             accept_proxy: None,
             max_connections: None,
             max_connections_per_source: None,
