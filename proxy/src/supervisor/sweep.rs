@@ -86,7 +86,7 @@ pub fn count_lost(table: &Table, reason: LostReason, swept: Swept) {
 /// Resets a connection, which must not look as if it had ended, unless it has: its pool died between its
 /// last step and closing it, and the last bytes and the end may still be on their way to a slow reader.
 fn break_off(fd: Fd) {
-    if !socket::tcp_state(fd).is_ok_and(socket::has_ended) {
+    if !socket::state(fd).is_ok_and(socket::has_ended) {
         socket::reset(fd);
     }
 }
@@ -201,7 +201,7 @@ fn is_socket_or_pipe(fd: Fd) -> bool {
 
 /// The listener that a socket was accepted at, if it is a live connection of one.
 fn listener_of(config: &Config, fd: Fd) -> Option<u32> {
-    let state = socket::tcp_state(fd).ok()?;
+    let state = socket::state(fd).ok()?;
     if !matches!(state, socket::ESTABLISHED | socket::CLOSE_WAIT) {
         return None;
     }

@@ -3,9 +3,11 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use super::{
-    Fd, check,
+    Fd,
+    address::RawAddress,
+    check,
     fd::close,
-    socket::{Protocol, RawAddress, get_int, new_socket, set_flow_options, set_int},
+    socket::{Protocol, get_int, new_socket, set_flow_options, set_int},
 };
 
 /// What a listening socket is made with.

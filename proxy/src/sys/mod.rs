@@ -7,6 +7,7 @@
 //! never memory, so such calls are safe in Rust's sense.
 
 pub mod access;
+pub mod address;
 pub mod bell;
 pub mod bpf_map;
 pub mod credentials;
@@ -27,6 +28,7 @@ pub mod socket_memory;
 pub mod stream;
 pub mod time;
 pub mod udp;
+pub mod unix;
 pub mod urgent;
 
 pub use fd::Fd;
@@ -47,6 +49,11 @@ pub(crate) fn check_len(value: libc::ssize_t) -> io::Result<usize> {
 pub fn is_exhausted(error: &io::Error) -> bool {
     let exhausted = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::ENOSPC];
     error.raw_os_error().is_some_and(|code| exhausted.contains(&code))
+}
+
+/// Whether a socket is of a kind that the call does not know, such as a unix one where TCP is asked for.
+pub fn is_unsupported(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EOPNOTSUPP)
 }
 
 /// Whether a call said "not now": the descriptor is dry or full.

@@ -18,6 +18,11 @@ pub fn writable_now(socket: Fd) -> bool {
     ready(&[socket], libc::POLLOUT, Duration::ZERO).is_ok_and(|ready| ready[0])
 }
 
+/// Whether a stream's peer has ended it: there is nothing behind what can be read now.
+pub fn has_ended(socket: Fd) -> bool {
+    ready(&[socket], libc::POLLRDHUP, Duration::ZERO).is_ok_and(|ready| ready[0])
+}
+
 fn ready(fds: &[Fd], events: libc::c_short, timeout: Duration) -> io::Result<Vec<bool>> {
     let mut polled: Vec<libc::pollfd> =
         fds.iter().map(|fd| libc::pollfd { fd: fd.raw(), events, revents: 0 }).collect();

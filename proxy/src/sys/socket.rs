@@ -1,13 +1,8 @@
 //! Sockets: listening, accepting, connecting, shutting down, resetting.
 
-use std::{
-    io,
-    mem::MaybeUninit,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, time::Duration};
 
-use super::{Fd, check, fd::close};
+use super::{Fd, address::RawAddress, check, fd::close, is_unsupported};
 
 /// TCP or UDP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -16,79 +11,6 @@ pub enum Protocol {
     Tcp,
     /// Datagrams.
     Udp,
-}
-
-/// A raw address as the kernel takes and gives it.
-#[derive(Clone, Copy)]
-pub struct RawAddress {
-    storage: libc::sockaddr_storage,
-    len: libc::socklen_t,
-}
-
-impl From<SocketAddr> for RawAddress {
-    fn from(address: SocketAddr) -> Self {
-        // SAFETY: all-zero is a valid sockaddr_storage, and both concrete types fit into it.
-        let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
-        let len = match address {
-            SocketAddr::V4(v4) => {
-                // SAFETY: sockaddr_storage is large enough and aligned for every sockaddr.
-                let raw = unsafe { &mut *(&raw mut storage).cast::<libc::sockaddr_in>() };
-                raw.sin_family = libc::AF_INET as libc::sa_family_t;
-                raw.sin_port = v4.port().to_be();
-                raw.sin_addr.s_addr = u32::from_ne_bytes(v4.ip().octets());
-                size_of::<libc::sockaddr_in>()
-            }
-            SocketAddr::V6(v6) => {
-                // SAFETY: as above.
-                let raw = unsafe { &mut *(&raw mut storage).cast::<libc::sockaddr_in6>() };
-                raw.sin6_family = libc::AF_INET6 as libc::sa_family_t;
-                raw.sin6_port = v6.port().to_be();
-                raw.sin6_addr.s6_addr = v6.ip().octets();
-                raw.sin6_scope_id = v6.scope_id();
-                size_of::<libc::sockaddr_in6>()
-            }
-        };
-        Self { storage, len: len as libc::socklen_t }
-    }
-}
-
-impl RawAddress {
-    /// An empty one for the kernel to fill.
-    pub fn empty() -> Self {
-        // SAFETY: all-zero is a valid sockaddr_storage.
-        let storage = unsafe { MaybeUninit::zeroed().assume_init() };
-        Self { storage, len: size_of::<libc::sockaddr_storage>() as libc::socklen_t }
-    }
-
-    /// Pointer and length for a call that reads the address.
-    pub(crate) fn as_raw(&self) -> (*const libc::sockaddr, libc::socklen_t) {
-        ((&raw const self.storage).cast(), self.len)
-    }
-
-    /// Pointer and length pointer for a call that writes the address.
-    pub(crate) fn as_raw_mut(&mut self) -> (*mut libc::sockaddr, *mut libc::socklen_t) {
-        ((&raw mut self.storage).cast(), &raw mut self.len)
-    }
-
-    /// The address, if it is an internet one.
-    pub fn decode(&self) -> Option<SocketAddr> {
-        match i32::from(self.storage.ss_family) {
-            libc::AF_INET => {
-                // SAFETY: the family says which type the storage holds.
-                let raw = unsafe { &*(&raw const self.storage).cast::<libc::sockaddr_in>() };
-                let ip = Ipv4Addr::from(raw.sin_addr.s_addr.to_ne_bytes());
-                Some(SocketAddrV4::new(ip, u16::from_be(raw.sin_port)).into())
-            }
-            libc::AF_INET6 => {
-                // SAFETY: as above.
-                let raw = unsafe { &*(&raw const self.storage).cast::<libc::sockaddr_in6>() };
-                let ip = Ipv6Addr::from(raw.sin6_addr.s6_addr);
-                let port = u16::from_be(raw.sin6_port);
-                Some(SocketAddrV6::new(ip, port, 0, raw.sin6_scope_id).into())
-            }
-            _ => None,
-        }
-    }
 }
 
 /// Makes a non-blocking TCP socket to connect with.
@@ -113,8 +35,8 @@ pub fn datagram(to: SocketAddr) -> io::Result<Fd> {
 ///
 /// # Errors
 /// What connect(2) says at once, such as `ENETUNREACH`; being in progress is no error.
-pub fn connect(socket: Fd, to: SocketAddr) -> io::Result<()> {
-    let raw = RawAddress::from(to);
+pub fn connect(socket: Fd, to: impl Into<RawAddress>) -> io::Result<()> {
+    let raw = to.into();
     let (address, len) = raw.as_raw();
     // SAFETY: `raw` lives for the call and `len` is its length.
     match check(unsafe { libc::connect(socket.raw(), address, len) }) {
@@ -144,7 +66,8 @@ pub fn shutdown_write(socket: Fd) {
 }
 
 /// Resets a connection (`connect` to `AF_UNSPEC`: `tcp_disconnect`, net/ipv4/tcp.c): the peer reads
-/// `ECONNRESET`, bytes in the socket are dropped, the number stays open.
+/// `ECONNRESET`, bytes in the socket are dropped, the number stays open. To a unix socket it does nothing: closing it
+/// is all that there is ([`super::unix`]).
 pub fn reset(socket: Fd) {
     // SAFETY: all-zero is a valid sockaddr, of family AF_UNSPEC.
     unsafe {
@@ -210,12 +133,15 @@ pub const LAST_ACK: u8 = 9;
 /// Both ends are sent at once; ours is not acknowledged.
 pub const CLOSING: u8 = 11;
 
-/// The state of a TCP socket.
+/// The state of a connection's socket; of a unix socket, the one that it would have.
 ///
 /// # Errors
-/// Not a TCP socket.
-pub fn tcp_state(socket: Fd) -> io::Result<u8> {
-    tcp_info(socket).map(|info| info.tcpi_state)
+/// Not a connection's socket.
+pub fn state(socket: Fd) -> io::Result<u8> {
+    match tcp_info(socket) {
+        Err(error) if is_unsupported(&error) => super::unix::state(socket),
+        other => other.map(|info| info.tcpi_state),
+    }
 }
 
 /// Whether we have sent our end, in this state of a TCP socket.

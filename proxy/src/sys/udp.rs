@@ -8,8 +8,10 @@ use std::{
 };
 
 use super::{
-    Fd, check, check_len,
-    socket::{RawAddress, local_address, set_int},
+    Fd,
+    address::RawAddress,
+    check, check_len,
+    socket::{local_address, set_int},
 };
 
 /// Messages that one [`Inbox::receive`] takes at most.

@@ -8,13 +8,16 @@ use super::{Fd, check, check_len};
 /// Whether the next byte to read is the urgent one (`SIOCATMARK`).
 ///
 /// # Errors
-/// Not a TCP socket.
+/// Not a stream socket.
 pub fn at_mark(socket: Fd) -> io::Result<bool> {
     const SIOCATMARK: libc::Ioctl = 0x8905;
     let mut mark: libc::c_int = 0;
     // SAFETY: SIOCATMARK writes one int.
-    check(unsafe { libc::ioctl(socket.raw(), SIOCATMARK, &mut mark) })?;
-    Ok(mark != 0)
+    match check(unsafe { libc::ioctl(socket.raw(), SIOCATMARK, &mut mark) }) {
+        // A unix socket, of a kernel without urgent bytes there (CONFIG_AF_UNIX_OOB).
+        Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => Ok(false),
+        other => other.map(|_| mark != 0),
+    }
 }
 
 /// Looks at the next byte without taking it. Answers `None` at the end of the stream.

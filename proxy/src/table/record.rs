@@ -62,6 +62,8 @@ pub mod flag {
     pub const FAILED: u32 = 1 << 7;
     /// It is a UDP flow, whatever its tag says.
     pub const UDP: u32 = 1 << 8;
+    /// The source is a unix socket.
+    pub const UNIX: u32 = 1 << 12;
 
     /// A per-direction flag.
     pub const fn of(flag: u32, direction: Direction) -> u32 {

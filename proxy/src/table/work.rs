@@ -95,11 +95,13 @@ pub struct WorkerCounters {
     pub audit_mismatches: Counter,
     /// Directions of adopted connections that were audited.
     pub audits: Counter,
+    /// Directions of adopted connections that cannot be audited, for one of their sockets is a unix socket.
+    pub unaudited: Counter,
 }
 
 impl Counted for WorkerCounters {
     fn each_counter(&self, visit: &mut Visit<'_>) {
-        let Self { turns, pipe_waits, accepted, adopted, lost, audit_mismatches, audits } = self;
+        let Self { turns, pipe_waits, accepted, adopted, lost, audit_mismatches, audits, unaudited } = self;
         visit(&["turns"], turns);
         visit(&["pipe_waits"], pipe_waits);
         visit(&["accepted"], accepted);
@@ -109,5 +111,6 @@ impl Counted for WorkerCounters {
         lost.each_counter(visit);
         visit(&["audit_mismatches"], audit_mismatches);
         visit(&["audits"], audits);
+        visit(&["unaudited"], unaudited);
     }
 }

@@ -45,10 +45,16 @@ pub fn families(view: &View<'_>) -> Vec<Family> {
         "Directions of adopted TCP connections whose stream positions were compared.",
     )
     .of(view.table.sum_counters(|worker| worker.audits.get()) as f64);
+    let unaudited = Family::counter(
+        "proxy_takeover_unaudited_total",
+        "Directions of adopted connections whose stream positions cannot be compared, for one of the sockets is a unix \
+         socket.",
+    )
+    .of(view.table.sum_counters(|worker| worker.unaudited.get()) as f64);
     let mismatches = Family::counter(
         "proxy_takeover_audit_mismatches_total",
         "Directions of adopted TCP connections whose stream positions did not agree; the connections were reset.",
     )
     .of(view.table.sum_counters(|worker| worker.audit_mismatches.get()) as f64);
-    vec![failovers, takeovers, stages, adopted, audits, mismatches, lost]
+    vec![failovers, takeovers, stages, adopted, audits, unaudited, mismatches, lost]
 }

@@ -157,9 +157,16 @@ impl Tcp {
                 Direction::Up => (client, upstream),
                 Direction::Down => (upstream, client),
             };
-            lane.block().counters.audits.add(1);
-            match positions::audit(record, direction, source, sink) {
-                Ok(Finding::Whole | Finding::Broken) => {}
+            let finding = positions::audit(record, direction, source, sink);
+            let counters = &lane.block().counters;
+            let count = if matches!(finding, Ok(Finding::Uncounted)) {
+                &counters.unaudited
+            } else {
+                &counters.audits
+            };
+            count.add(1);
+            match finding {
+                Ok(Finding::Whole | Finding::Broken | Finding::Uncounted) => {}
                 // Too busy to be read: it is not the one that died.
                 Err(error) if would_block(&error) => {}
                 Ok(Finding::UrgentTwice) => drop(urgent::take(source)),
@@ -191,7 +198,7 @@ impl Tcp {
             self.connect(lane, client, record, now_ms);
             return;
         };
-        match socket::tcp_state(upstream) {
+        match socket::state(upstream) {
             Ok(socket::SYN_SENT) => {
                 let token = Token::Upstream { client, generation: record.generation() };
                 // The dead worker may not have come to it.
@@ -277,7 +284,7 @@ fn take_upstream(lane: &Lane, client: Fd, record: &Record, dead: &DeadEpochs) ->
 /// Closes what a dead worker had forgotten: it died before it came to that. If nothing was ended or
 /// reset yet, the record was overwritten, and an end must not be made of that.
 fn close_forgotten(lane: &Lane, client: Fd) {
-    match socket::tcp_state(client) {
+    match socket::state(client) {
         Ok(state) if evidence::has_passed_end(state) => lane.close(client),
         Ok(_) => {
             lane.block().counters.lost.tcp[LostReason::Corrupt as usize].add(1);
@@ -342,7 +349,7 @@ fn move_registrations(lane: &Lane, client: Fd, record: &Record, from: &[Fd]) {
 /// only the count of its bytes does.
 pub(super) fn is_reset(record: &Record, direction: Direction, source: Fd, sink: Fd) -> bool {
     record.has(flag::ADOPTED)
-        && socket::tcp_state(source).is_ok_and(|state| state == socket::CLOSED)
+        && socket::state(source).is_ok_and(|state| state == socket::CLOSED)
         && (!record.has(flag::of(flag::SHUT, other(direction)))
             || !positions::is_end(direction, source, sink))
 }

@@ -139,7 +139,7 @@ impl Tcp {
 /// Whether an event that a dead worker had taken was about an earlier attempt of this connection,
 /// whose token was the same: the socket is not connected yet.
 fn is_stale_event(record: &Record, upstream: Fd) -> bool {
-    record.has(flag::ADOPTED) && socket::tcp_state(upstream).is_ok_and(|state| state == socket::SYN_SENT)
+    record.has(flag::ADOPTED) && socket::state(upstream).is_ok_and(|state| state == socket::SYN_SENT)
 }
 
 /// Opens, records and connects the upstream socket. The record knows of it whatever goes wrong.
@@ -198,7 +198,8 @@ fn millis(duration: Duration) -> u32 {
 
 pub(super) fn classify(error: &io::Error) -> ConnectFailure {
     match error.raw_os_error() {
-        Some(libc::ECONNREFUSED) => ConnectFailure::Refused,
+        // The last two of a unix socket: its queue is full, nobody listens there.
+        Some(libc::ECONNREFUSED | libc::EAGAIN | libc::ENOENT) => ConnectFailure::Refused,
         Some(libc::ETIMEDOUT) => ConnectFailure::Timeout,
         Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN) => ConnectFailure::Unreachable,
         _ => ConnectFailure::Other,

@@ -3,9 +3,9 @@
 
 use crate::{
     sys::{
-        Fd, pipe,
+        Fd, is_unsupported, pipe,
         socket::{self, CLOSE_WAIT, CLOSED, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, SYN_SENT},
-        stream,
+        stream, would_block,
     },
     table::{Direction, Holder, Record, State, flag},
 };
@@ -33,7 +33,7 @@ pub fn has_passed_end(state: u8) -> bool {
 }
 
 fn has_ended(socket: Fd) -> bool {
-    socket::tcp_state(socket).is_ok_and(has_passed_end)
+    socket::state(socket).is_ok_and(has_passed_end)
 }
 
 /// Nothing is read from or written to a client before there is an upstream connection.
@@ -42,8 +42,8 @@ fn is_untouched(client: Fd) -> bool {
         // Reset meanwhile: there is nothing left to be wrong.
         Ok(counters) if counters.state == CLOSED => true,
         Ok(counters) => positions::read(&counters) == 0 && positions::written(&counters, false) == 0,
-        // It is too busy to be read: its bytes come in, which is no evidence against it.
-        Err(error) => crate::sys::would_block(&error),
+        // It is too busy to be read: its bytes come in, which is no evidence against it. Of a unix socket there is none.
+        Err(error) => would_block(&error) || is_unsupported(&error),
     }
 }
 
@@ -58,7 +58,7 @@ fn may_be_shut(client: Fd, record: &Record, direction: Direction) -> bool {
     };
     let has_end = |source| {
         let is_open = |state| matches!(state, ESTABLISHED | FIN_WAIT1 | FIN_WAIT2 | SYN_SENT);
-        socket::tcp_state(source).is_ok_and(|state| !is_open(state))
+        socket::state(source).is_ok_and(|state| !is_open(state))
             && pipe::readable(source).is_ok_and(|unread| unread == 0)
     };
     record.holder(direction) == Holder::None && source.is_some_and(has_end)

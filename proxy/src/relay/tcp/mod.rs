@@ -131,6 +131,8 @@ impl Tcp {
             return;
         }
         let half = Half { lane, record, direction, source, sink };
+        // A read of a unix socket ends at messages that came with descriptors, and so may be short with more to come.
+        let probe = probe || record.has(flag::of(flag::UNIX, direction));
         let (outcome, moved) = half.turn(&mut self.pipes, probe);
         let counters = lane.listener(record.listener());
         match direction {
