@@ -19,7 +19,7 @@ use crate::{
 pub use crate::settings::ConfigError;
 pub use options::LEASE;
 use rules::{AccessLog, ListenerRules, UpstreamRules};
-pub use upstreams::MAX_SERVERS;
+pub use upstreams::{MAX_SERVERS, Place, SPARE_SLOTS, ServerSettings};
 
 /// A listener's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,26 +57,15 @@ pub struct Listener {
     pub is_retired: bool,
 }
 
-/// An upstream server.
-#[derive(Clone, Debug)]
-pub struct Server {
-    /// As it was given, with the address if that was a name.
-    pub name: String,
-    /// Where it is.
-    pub address: SocketAddr,
-    /// The name of its upstream.
-    pub upstream: String,
-    /// The settings have it no more: nothing new goes to it, and what is open goes on.
-    pub is_retired: bool,
-}
-
 /// Servers of which one is as good as the other.
 #[derive(Clone, Debug)]
 pub struct Upstream {
     /// As it was given.
     pub name: String,
-    /// Numbers of [`Config::servers`], at least one.
-    pub servers: Range<usize>,
+    /// As given, at least one.
+    pub servers: Vec<ServerSettings>,
+    /// Its server slots: numbers in the flow table ([`crate::slots`]).
+    pub slots: Range<usize>,
     /// How they are treated.
     pub rules: Arc<UpstreamRules>,
     /// The settings have it no more: it is there for connections that have come in for it already.
@@ -90,8 +79,6 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// At least one.
     pub upstreams: Vec<Upstream>,
-    /// Those of all upstreams, one upstream's after the other's. An address in two upstreams is two servers.
-    pub servers: Vec<Server>,
     /// Workers per pool, 1 to [`MAX_WORKERS`].
     pub workers: u32,
     /// A worker's term.
@@ -127,7 +114,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads and checks the settings of `run` and `check`. Names of upstream servers are looked up.
+    /// Reads and checks the settings of `run` and `check`.
     ///
     /// # Errors
     /// The first setting that cannot be.
@@ -147,11 +134,10 @@ impl Config {
         let max_connections = options::at_least_one(&given.max_connections)?;
         let max_flows = options::at_least_one(&given.max_flows)?;
         let listeners = listeners::all(settings)?;
-        let (upstreams, servers) = upstreams::all(&settings.upstreams, &listeners)?;
+        let upstreams = upstreams::all(&settings.upstreams, &listeners)?;
         Ok(Self {
             listeners,
             upstreams,
-            servers,
             workers,
             lease,
             fence_after,
@@ -171,10 +157,19 @@ impl Config {
         })
     }
 
-    /// Numbers of the servers that a listener's traffic may go to; none if there is no such listener.
-    pub fn servers_of(&self, listener: u32) -> Range<usize> {
-        let listener = self.listeners.get(listener as usize);
-        let upstream = listener.and_then(|listener| self.upstreams.get(listener.upstream as usize));
-        upstream.map_or(0..0, |upstream| upstream.servers.clone())
+    /// The number of the upstream that a listener's traffic goes to, and that; `None` if there is no such listener.
+    pub fn upstream_of(&self, listener: u32) -> Option<(usize, &Upstream)> {
+        let number = self.listeners.get(listener as usize)?.upstream as usize;
+        self.upstreams.get(number).map(|upstream| (number, upstream))
+    }
+
+    /// Server slots of all upstreams.
+    pub fn slots(&self) -> usize {
+        self.upstreams.last().map_or(0, |upstream| upstream.slots.end)
+    }
+
+    /// Gives each upstream its slots. To be called again when servers or upstreams were added.
+    pub fn lay_out_slots(&mut self) {
+        upstreams::lay_out_slots(&mut self.upstreams);
     }
 }

@@ -11,7 +11,8 @@ use proxy_common::{lease::SEATS, slot::verdict_index, steer::Reason};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::{Config, Server},
+    config::Config,
+    slots::{self, Slot},
     table::{Counted, Table},
     usage,
 };
@@ -60,8 +61,11 @@ impl Ledger {
         for (number, label) in listeners(config).enumerate() {
             merge(ledger.listeners.entry(label).or_default(), sum(table.counters_of_listener(number)));
         }
-        for (number, server) in config.servers.iter().enumerate() {
-            merge(ledger.servers.entry(label(server)).or_default(), sum(table.counters_of_server(number)));
+        for slot in slots::all(config, table) {
+            merge(
+                ledger.servers.entry(label(&slot)).or_default(),
+                sum(table.counters_of_server(slot.number)),
+            );
         }
         ledger
     }
@@ -102,8 +106,9 @@ impl Ledger {
             enter(&left.remove(&label).unwrap_or_default(), inherited);
         }
         let mut left = self.servers.clone();
-        for (server, inherited) in config.servers.iter().zip(table.inherited_servers()) {
-            enter(&left.remove(&label(server)).unwrap_or_default(), inherited);
+        for slot in slots::all(config, table) {
+            let inherited = &table.inherited_servers()[slot.number];
+            enter(&left.remove(&label(&slot)).unwrap_or_default(), inherited);
         }
     }
 
@@ -123,8 +128,8 @@ impl Ledger {
     }
 }
 
-fn label(server: &Server) -> String {
-    format!("{}/{}", server.upstream, server.name)
+fn label(slot: &Slot<'_>) -> String {
+    format!("{}/{}", slot.upstream.name, slot.name())
 }
 
 fn listeners(config: &Config) -> impl Iterator<Item = String> {

@@ -14,9 +14,12 @@ fn config(listeners: &[&str], servers: &[&str], workers: usize) -> Config {
 }
 
 fn table(config: &Config) -> Table {
-    let (listeners, servers) = (config.listeners.len(), config.servers.len());
-    let dimensions = Dimensions { descriptors: 8, workers: config.workers as usize, listeners, servers };
-    Table::create(dimensions).unwrap().1
+    let (listeners, upstreams, servers) = (config.listeners.len(), config.upstreams.len(), config.slots());
+    let workers = config.workers as usize;
+    let table =
+        Table::create(Dimensions { descriptors: 8, workers, listeners, upstreams, servers }).unwrap().1;
+    slots::seed(config, &table);
+    table
 }
 
 fn verdicts(config: &Config) -> Vec<u64> {
@@ -38,7 +41,7 @@ fn count(table: &Table) {
         for number in 0..table.dimensions().workers as u32 {
             more(&table.worker(seat, number).counters);
             table.listener_counters(seat, number).iter().for_each(|of| more(of));
-            table.server_counters(seat, number).iter().for_each(|of| more(of));
+            table.server_counters(seat, number).iter().take(SERVERS.len()).for_each(|of| more(of));
         }
     }
 }

@@ -15,6 +15,7 @@ pub mod pool;
 pub mod procfs;
 pub mod relay;
 pub mod settings;
+pub mod slots;
 pub mod steering;
 pub mod supervisor;
 pub mod sys;

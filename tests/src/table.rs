@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
+use proxy::config::SPARE_SLOTS;
 use proxy::sys::Fd;
 use proxy::table::{Dimensions, Kind, Record, State, Table, TagCell};
 
@@ -17,7 +18,7 @@ pub struct FlowTable {
 }
 
 impl FlowTable {
-    /// The table of a proxy with so many workers, listeners and servers.
+    /// The table of a proxy with so many workers, listeners and servers of its one upstream.
     #[track_caller]
     pub fn of(proxy: &Proxy, [workers, listeners, servers]: [usize; 3]) -> Self {
         let supervisor = proxy.supervisor();
@@ -25,8 +26,9 @@ impl FlowTable {
         let (number, _) = memory.expect("the supervisor has a flow table");
         let path = format!("/proc/{supervisor}/fd/{number}");
         let file = File::options().read(true).write(true).open(path).expect("open the flow table");
-        let dimensions =
-            Dimensions { descriptors: process::descriptor_limit(supervisor), workers, listeners, servers };
+        let descriptors = process::descriptor_limit(supervisor);
+        let servers = servers + SPARE_SLOTS;
+        let dimensions = Dimensions { descriptors, workers, listeners, upstreams: 1, servers };
         let fd = Fd::keep(file.try_clone().expect("clone"));
         Self { table: Table::open(fd, dimensions).expect("map the flow table"), file }
     }

@@ -43,7 +43,8 @@ fn everything(args: &RunArgs, config: &Config) -> Vec<Finding> {
 
 fn settings(args: &RunArgs, config: &Config) -> Finding {
     let file = args.config.as_ref().map_or(String::new(), |path| format!(" of {}", path.display()));
-    let (servers, upstreams) = (config.servers.len(), config.upstreams.len());
+    let upstreams = config.upstreams.len();
+    let servers: usize = config.upstreams.iter().map(|upstream| upstream.servers.len()).sum();
     let addresses = config.listeners.len();
     Finding::ok(format!("settings{file}: {addresses} addresses, {upstreams} upstreams, {servers} servers"))
 }

@@ -1,10 +1,15 @@
 //! Whether upstream servers can be reached now. Only a warning: they may come up later.
 
-use std::{net::TcpStream, thread, time::Duration};
+use std::{
+    io,
+    net::{SocketAddr, TcpStream, ToSocketAddrs as _},
+    thread,
+    time::Duration,
+};
 
 use super::Finding;
 use crate::{
-    config::{Config, Server},
+    config::{Config, Place, ServerSettings, Upstream},
     sys::socket::Protocol,
 };
 
@@ -14,6 +19,9 @@ const LIMIT: Duration = Duration::from_secs(1);
 /// Attempts at once.
 const AT_ONCE: usize = 64;
 
+/// A server, and its upstream.
+type Target<'a> = (&'a Upstream, &'a ServerSettings);
+
 /// All servers that a listener reaches by TCP. (UDP does not tell.)
 pub fn all(config: &Config) -> Vec<Finding> {
     let is_by_tcp = |upstream: usize| {
@@ -21,8 +29,9 @@ pub fn all(config: &Config) -> Vec<Finding> {
         of_it.any(|listener| listener.address.protocol == Protocol::Tcp)
     };
     let by_tcp = config.upstreams.iter().enumerate().filter(|(number, _)| is_by_tcp(*number));
-    let servers: Vec<&Server> =
-        by_tcp.flat_map(|(_, upstream)| &config.servers[upstream.servers.clone()]).collect();
+    let servers: Vec<Target<'_>> = by_tcp
+        .flat_map(|(_, upstream)| upstream.servers.iter().map(move |server| (upstream, server)))
+        .collect();
     servers.chunks(AT_ONCE).flat_map(some).collect()
 }
 
@@ -43,22 +52,36 @@ pub fn unused(config: &Config) -> Vec<Finding> {
         .collect()
 }
 
-fn some(servers: &[&Server]) -> Vec<Finding> {
+fn some(servers: &[Target<'_>]) -> Vec<Finding> {
     thread::scope(|scope| {
-        let attempts: Vec<_> = servers.iter().map(|server| scope.spawn(|| one(server))).collect();
+        let attempts: Vec<_> = servers.iter().map(|server| scope.spawn(|| one(*server))).collect();
         attempts.into_iter().filter_map(|attempt| attempt.join().ok()).collect()
     })
 }
 
-fn one(server: &Server) -> Finding {
-    let what = format!("upstream {}: server {}", server.upstream, server.name);
-    match TcpStream::connect_timeout(&server.address, LIMIT) {
-        Ok(_) => Finding::ok(what),
-        Err(error) => Finding::warn(
-            what,
-            format!("cannot be reached by TCP now ({error})"),
-            "start it, or correct its address",
-        ),
+fn one((upstream, server): Target<'_>) -> Finding {
+    let what = format!("upstream {}: server {}", upstream.name, server.given);
+    let found: io::Result<Vec<SocketAddr>> = match &server.place {
+        Place::Address(address) => Ok(vec![*address]),
+        Place::Name { host, port } => (host.as_str(), *port).to_socket_addrs().map(Iterator::collect),
+    };
+    let addresses = match found {
+        Ok(addresses) => addresses,
+        Err(error) => {
+            return Finding::warn(
+                what,
+                format!("cannot be looked up now ({error})"),
+                "correct its name, or the resolver's settings",
+            );
+        }
+    };
+    let failed = addresses.iter().find_map(|address| {
+        let error = TcpStream::connect_timeout(address, LIMIT).err()?;
+        Some(format!("{address} cannot be reached by TCP now ({error})"))
+    });
+    match failed {
+        None => Finding::ok(what),
+        Some(problem) => Finding::warn(what, problem, "start it, or correct its address"),
     }
 }
 
@@ -70,10 +93,19 @@ mod tests {
     #[test]
     fn a_server_is_there_or_not() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let server = Server { name: "there".into(), address, upstream: "default".into(), is_retired: false };
-        assert_eq!(one(&server).level, Level::Ok);
+        let server = ServerSettings::at("there".into(), listener.local_addr().unwrap());
+        let upstream = Upstream {
+            name: "default".into(),
+            servers: vec![server.clone()],
+            slots: 0..1,
+            rules: Default::default(),
+            is_retired: false,
+        };
+        assert_eq!(one((&upstream, &server)).level, Level::Ok);
         drop(listener);
-        assert_eq!(one(&server).level, Level::Warn);
+        assert_eq!(one((&upstream, &server)).level, Level::Warn);
+        let place = Place::Name { host: "nowhere.invalid".into(), port: 1 };
+        let named = ServerSettings { place, ..server };
+        assert_eq!(one((&upstream, &named)).level, Level::Warn);
     }
 }

@@ -66,14 +66,20 @@ fn a_v6_wildcard_leaves_ipv4_to_a_listener_that_has_it() {
 
 #[test]
 fn servers_are_checked() {
-    for (server, why) in
-        [("tcp://10.0.0.1:1", "has a scheme"), ("10.0.0.1", "has no port"), ("10.0.0.1:0", "has no port")]
-    {
+    for (server, why) in [
+        ("tcp://10.0.0.1:1", "has a scheme"),
+        ("10.0.0.1", "has no port"),
+        ("10.0.0.1:0", "has no port"),
+        ("10.0.0.300:1", "neither an IP address nor"),
+        ("a..b:1", "neither"),
+        ("a b:1", "neither"),
+        ("::1:1", "neither"),
+    ] {
         let error = config(&["-l", "tcp://0.0.0.0:1", "-u", server]).unwrap_err();
         assert!(error.starts_with(&format!("--upstream {server}: ")) && error.contains(why), "{error}");
     }
     let twice = config(&["-l", "tcp://0.0.0.0:1", "-u", "[::1]:5", "-u", "[0::1]:5"]).unwrap_err();
-    assert!(twice.contains("[::1]:5 is given twice"), "{twice}");
+    assert!(twice.contains("--upstream [0::1]:5: given twice"), "{twice}");
 }
 
 #[test]
@@ -82,7 +88,8 @@ fn flags_are_one_upstream() {
     let names: Vec<_> = config.listeners.iter().map(|l| (l.name.as_str(), l.upstream)).collect();
     assert_eq!(names, [("default", 0), ("default", 0)]);
     assert_eq!((config.upstreams.len(), config.upstreams[0].name.as_str()), (1, "default"));
-    assert_eq!((config.servers_of(1), config.servers_of(2)), (0..2, 0..0));
+    assert_eq!(config.upstream_of(1).unwrap().1.servers.len(), 2);
+    assert!(config.upstream_of(2).is_none());
 }
 
 #[test]

@@ -1,58 +1,125 @@
 //! Upstreams and their servers, checked.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 
-use super::{Listener, Server, Upstream, listeners::check_name};
-use crate::settings::{ConfigError, Given, UpstreamSettings};
+use super::{Listener, Upstream, listeners::check_name};
+use crate::{
+    settings::{ConfigError, Given, UpstreamSettings},
+    table::{Identity, Origin},
+};
 
-/// Most servers, of all upstreams together.
+/// Most servers that are given, of all upstreams together.
 pub const MAX_SERVERS: usize = 1024;
+/// Addresses that a name may have at once.
+const ADDRESSES_OF_A_NAME: usize = 16;
+/// Servers that may be added to an upstream while the proxy runs, or that it had before.
+pub const SPARE_SLOTS: usize = 16;
 
-/// All upstreams, and the servers of all.
-pub fn all(
-    given: &[UpstreamSettings],
-    listeners: &[Listener],
-) -> Result<(Vec<Upstream>, Vec<Server>), ConfigError> {
-    let (mut upstreams, mut servers) = (Vec::new(), Vec::new());
-    for upstream in given {
-        check_name(&upstream.name)?;
-        let first = servers.len();
-        servers.extend(servers_of(upstream, listeners)?);
-        if servers.len() > MAX_SERVERS {
-            let problem = format!("with its servers there are {}", servers.len());
-            return Err(upstream.name.bad(problem, format!("at most {MAX_SERVERS} are possible")));
-        }
-        upstreams.push(Upstream {
-            name: upstream.name.value.clone(),
-            servers: first..servers.len(),
-            rules: Default::default(),
-            is_retired: false,
-        });
-    }
-    Ok((upstreams, servers))
+/// A server as the settings give it.
+#[derive(Clone, Debug)]
+pub struct ServerSettings {
+    /// As it was given.
+    pub given: String,
+    /// Where it is.
+    pub place: Place,
+    /// Its share, compared with its upstream's other servers.
+    pub weight: u32,
+    /// Takes traffic only while no other server of its upstream can.
+    pub is_backup: bool,
+    /// Limit on open connections.
+    pub max_connections: Option<u32>,
+    /// The settings have it no more: nothing new goes to it, and what is open goes on.
+    pub is_retired: bool,
 }
 
-fn servers_of(upstream: &UpstreamSettings, listeners: &[Listener]) -> Result<Vec<Server>, ConfigError> {
-    let mut servers: Vec<Server> = Vec::new();
+/// Where a server is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// At an address.
+    Address(SocketAddr),
+    /// At the addresses that a name has at the time: as many servers, or none.
+    Name {
+        /// The name.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+}
+
+impl ServerSettings {
+    /// A server at an address, with everything else as it is when it is not given.
+    pub fn at(given: String, address: SocketAddr) -> Self {
+        let place = Place::Address(address);
+        Self { given, place, weight: 1, is_backup: false, max_connections: None, is_retired: false }
+    }
+
+    /// What its server at this address is.
+    pub fn identity(&self, address: SocketAddr, origin: Origin) -> Identity {
+        Identity {
+            address,
+            origin,
+            weight: self.weight,
+            is_backup: self.is_backup,
+            max_connections: self.max_connections.unwrap_or(0),
+        }
+    }
+}
+
+/// All upstreams.
+pub fn all(given: &[UpstreamSettings], listeners: &[Listener]) -> Result<Vec<Upstream>, ConfigError> {
+    let (mut upstreams, mut count) = (Vec::new(), 0);
+    for upstream in given {
+        check_name(&upstream.name)?;
+        let servers = servers_of(upstream, listeners)?;
+        count += servers.len();
+        if count > MAX_SERVERS {
+            let problem = format!("with its servers there are {count}");
+            return Err(upstream.name.bad(problem, format!("at most {MAX_SERVERS} are possible")));
+        }
+        let (name, rules) = (upstream.name.value.clone(), Default::default());
+        upstreams.push(Upstream { name, servers, slots: 0..0, rules, is_retired: false });
+    }
+    lay_out_slots(&mut upstreams);
+    Ok(upstreams)
+}
+
+/// Gives each upstream its slots, one upstream's after the other's.
+pub fn lay_out_slots(upstreams: &mut [Upstream]) {
+    let mut start = 0;
+    for upstream in upstreams {
+        let room = |server: &ServerSettings| match server.place {
+            Place::Address(_) => 1,
+            Place::Name { .. } => ADDRESSES_OF_A_NAME,
+        };
+        let end = start + SPARE_SLOTS + upstream.servers.iter().map(room).sum::<usize>();
+        upstream.slots = start..end;
+        start = end;
+    }
+}
+
+fn servers_of(
+    upstream: &UpstreamSettings,
+    listeners: &[Listener],
+) -> Result<Vec<ServerSettings>, ConfigError> {
+    let mut servers: Vec<ServerSettings> = Vec::new();
     for given in &upstream.servers {
-        for address in resolve(given)? {
-            if servers.iter().any(|server| server.address == address) {
-                return Err(given.bad(format!("{address} is given twice"), "leave one out"));
-            }
+        let place = place(given)?;
+        if servers.iter().any(|server| server.place == place) {
+            return Err(given.bad("given twice", "leave one out"));
+        }
+        if let Place::Address(address) = place {
             not_ourselves(given, address, listeners)?;
-            let is_address = given.value.parse::<SocketAddr>().is_ok();
-            let name = if is_address { given.value.clone() } else { format!("{}/{address}", given.value) };
-            servers.push(Server { name, address, upstream: upstream.name.value.clone(), is_retired: false });
         }
+        let (weight, is_backup, max_connections) = (1, false, None);
+        let given = given.value.clone();
+        servers.push(ServerSettings { given, place, weight, is_backup, max_connections, is_retired: false });
     }
-    match servers.is_empty() {
-        true => {
-            let name = &upstream.name;
-            Err(name
-                .bad("it has no server", format!("add [[upstream.{}.server]] with an address", name.value)))
-        }
-        false => Ok(servers),
+    if servers.is_empty() {
+        let name = &upstream.name;
+        let remedy = format!("add [[upstream.{}.server]] with an address", name.value);
+        return Err(name.bad("it has no server", remedy));
     }
+    Ok(servers)
 }
 
 /// A server that is one of our own listeners: each connection would open another one, to the limit.
@@ -75,20 +142,33 @@ fn not_ourselves(
     }
 }
 
-fn resolve(given: &Given<String>) -> Result<Vec<SocketAddr>, ConfigError> {
+/// Reads HOST:PORT. A name is not looked up here.
+fn place(given: &Given<String>) -> Result<Place, ConfigError> {
     const LOOKS: &str = "it looks like 10.0.0.1:5432 or db.example:5432";
-    let name = &given.value;
-    if name.contains("://") {
+    let text = &given.value;
+    if text.contains("://") {
         let remedy = "write HOST:PORT only: a server is reached by the protocol of the listener";
         return Err(given.bad("has a scheme", remedy));
     }
-    if !name.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0)) {
+    let split = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+    let Some((host, port)) = split.filter(|(_, port)| *port > 0) else {
         return Err(given.bad("has no port from 1 to 65535", LOOKS));
+    };
+    if let Ok(address) = text.parse() {
+        return Ok(Place::Address(address));
     }
-    let found = name.to_socket_addrs();
-    let found = found.map_err(|error| given.bad(format!("cannot be looked up ({error})"), LOOKS))?;
-    let mut addresses: Vec<SocketAddr> = found.collect();
-    addresses.sort();
-    addresses.dedup();
-    Ok(addresses)
+    if !is_name(host) {
+        return Err(given.bad(format!("{host:?} is neither an IP address nor a host name"), LOOKS));
+    }
+    Ok(Place::Name { host: host.to_ascii_lowercase(), port })
+}
+
+/// Labels of letters, digits, hyphens and underscores, at most 63 bytes each and 253 together (RFC 1035, RFC 2181).
+fn is_name(host: &str) -> bool {
+    let is_fine = |char: char| char.is_ascii_alphanumeric() || "-_".contains(char);
+    let is_label = |label: &str| (1..=63).contains(&label.len()) && label.chars().all(is_fine);
+    let labels = host.strip_suffix('.').unwrap_or(host);
+    // Only digits and dots are an address that is none, such as 10.0.0.300.
+    let is_number = labels.chars().all(|char| char.is_ascii_digit() || char == '.');
+    labels.len() <= 253 && !is_number && labels.split('.').all(is_label)
 }

@@ -8,7 +8,8 @@ use super::{
     view::{SEAT_NAMES, View, leases, passed_over_ms, supervisor_is_up},
 };
 use crate::{
-    config::{Listener, Server},
+    config::Listener,
+    slots::{self, Slot},
     sys::{socket::Protocol, time},
     table::{Counter, DrainState, HandoverCell, LostReason, Table},
 };
@@ -210,13 +211,7 @@ impl Status {
                 .enumerate()
                 .map(|(number, given)| listener(view, number, given))
                 .collect(),
-            servers: view
-                .config
-                .servers
-                .iter()
-                .enumerate()
-                .map(|(number, given)| server(view, number, given))
-                .collect(),
+            servers: slots::all(view.config, &view.table).map(|slot| server(view, &slot)).collect(),
             control: ControlStatus { pid: std::process::id() as i32, restarts: block.control_restarts.get() },
         }
     }
@@ -291,21 +286,19 @@ fn listener(view: &View<'_>, number: usize, listener: &Listener) -> ListenerStat
     }
 }
 
-fn server(view: &View<'_>, number: usize, server: &Server) -> ServerStatus {
-    let state = &view.table.servers()[number];
+fn server(view: &View<'_>, slot: &Slot<'_>) -> ServerStatus {
+    let state = &slot.cell.state;
+    let counters = || view.table.counters_of_server(slot.number);
     ServerStatus {
-        name: server.name.clone(),
-        address: server.address.to_string(),
-        upstream: server.upstream.clone(),
-        retired: server.is_retired,
+        name: slot.name(),
+        address: slot.identity.address.to_string(),
+        upstream: slot.upstream.name.clone(),
+        retired: slot.is_retired(),
         up: state.failures.load(std::sync::atomic::Ordering::Relaxed) == 0,
         passed_over_ms: passed_over_ms(state, time::monotonic_ms()),
-        open: view.table.counters_of_server(number).map(|counters| counters.open.get()).sum(),
-        failures: view
-            .table
-            .counters_of_server(number)
+        open: counters().map(|counters| counters.open.get()).sum(),
+        failures: counters()
             .flat_map(|counters| &counters.failures)
-            .map(|count| count.get())
-            .sum(),
+            .fold(0, |sum, count| count.get().wrapping_add(sum)),
     }
 }

@@ -15,6 +15,7 @@ use proxy_common::lease::Liveness;
 use super::{status::Status, *};
 use crate::{
     cli::{Cli, Verb},
+    slots,
     sys::{socket, time},
     table::{Dimensions, DrainState, HandoverKind, PoolState},
 };
@@ -55,8 +56,11 @@ fn config() -> Config {
 }
 
 fn table() -> Table {
-    let dimensions = Dimensions { descriptors: 100, workers: 2, listeners: 2, servers: 2 };
+    let config = config();
+    let (upstreams, servers) = (1, config.slots());
+    let dimensions = Dimensions { descriptors: 100, workers: 2, listeners: 2, upstreams, servers };
     let (_, table) = Table::create(dimensions).unwrap();
+    slots::seed(&config, &table);
     table.supervisor().looked_at.store(u64::MAX, Relaxed);
     for seat in 0..2 {
         table.seat(seat).set_state(PoolState::Ready);

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
+    handover::offer::OfferedServer,
     ledger::Ledger,
     sys::Fd,
     table::{Record, State, flag, octets},
@@ -30,6 +31,9 @@ pub struct Header {
     /// The kernel program's verdicts so far.
     #[serde(default)]
     pub verdicts: Ledger,
+    /// The upstream servers as they are now. (Of a version that does not tell, the offer's.)
+    #[serde(default)]
+    pub servers: Vec<OfferedServer>,
 }
 
 /// One flow. Descriptors are places in the list that comes with the document.

@@ -1,11 +1,14 @@
 //! The offer: what there is to be taken over, told before anything stands still.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, sync::atomic::Ordering::Relaxed};
 
 use serde::{Deserialize, Serialize};
 
 use super::FORMAT;
-use crate::table::HandoverKind;
+use crate::{
+    slots::Slot,
+    table::{HandoverKind, Health, Origin, ServerCell, Wanted},
+};
 
 /// The offer. Its descriptors come with it in the order of [`Offer::descriptors`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +72,79 @@ pub struct OfferedServer {
     pub passed_over_until_ms: u32,
     /// Connections and flows that are open now.
     pub open: u64,
+    /// Its slot, which flows name it by. (A version without slots names it by its place in the list.)
+    #[serde(default)]
+    pub slot: Option<u32>,
+    /// As the settings give it; `None`: somebody has added it.
+    #[serde(default)]
+    pub given: Option<String>,
+    /// Somebody has added it while the proxy ran.
+    #[serde(default)]
+    pub is_added: bool,
+    /// Its weight.
+    #[serde(default)]
+    pub weight: u32,
+    /// Whether an administrator has given it that.
+    #[serde(default)]
+    pub is_reweighed: bool,
+    /// See [`crate::table::Identity::is_backup`].
+    #[serde(default)]
+    pub is_backup: bool,
+    /// See [`crate::table::Identity::max_connections`].
+    #[serde(default)]
+    pub max_connections: u32,
+    /// Whether an administrator wants it to take nothing new.
+    #[serde(default)]
+    pub is_drained: bool,
+    /// What checks say: 0 unknown, 1 up, 2 down.
+    #[serde(default)]
+    pub health: u32,
+    /// When that changed last, milliseconds of the monotonic clock.
+    #[serde(default)]
+    pub changed_ms: u64,
+    /// Since when its slow start goes on, milliseconds, wrapping; 0: it does not.
+    #[serde(default)]
+    pub warming_since_ms: u32,
+}
+
+impl OfferedServer {
+    /// What is told of a server slot.
+    pub fn of(slot: &Slot<'_>, open: u64) -> Self {
+        let (cell, identity) = (slot.cell, slot.identity);
+        Self {
+            name: slot.name(),
+            upstream: slot.upstream.name.clone(),
+            address: identity.address,
+            is_retired: slot.is_retired(),
+            failures: cell.state.failures.load(Relaxed),
+            passed_over_until_ms: cell.state.passed_over_until_ms.load(Relaxed),
+            open,
+            slot: Some(slot.number as u32),
+            given: slot.settings().map(|settings| settings.given.clone()),
+            is_added: identity.origin == Origin::Added,
+            weight: cell.weight(),
+            is_reweighed: cell.is_reweighed(),
+            is_backup: identity.is_backup,
+            max_connections: identity.max_connections,
+            is_drained: cell.wanted() == Wanted::Drain,
+            health: cell.health() as u32,
+            changed_ms: cell.changed_ms(),
+            warming_since_ms: cell.warming_since_ms().unwrap_or(0),
+        }
+    }
+
+    /// Enters what was known of it into its slot.
+    pub fn settle(&self, cell: &ServerCell) {
+        cell.state.passed_over_until_ms.store(self.passed_over_until_ms, Relaxed);
+        cell.state.failures.store(self.failures, Relaxed);
+        if self.is_reweighed {
+            cell.reweigh(self.weight);
+        }
+        cell.set_wanted(if self.is_drained { Wanted::Drain } else { Wanted::Ready });
+        let known = [Health::Unknown, Health::Up, Health::Down];
+        cell.set_health(known.get(self.health as usize).copied().unwrap_or(Health::Unknown), self.changed_ms);
+        cell.set_warming(Some(self.warming_since_ms).filter(|since| *since != 0));
+    }
 }
 
 /// Descriptors of an offer.

@@ -16,6 +16,8 @@ pub enum Standing {
     PassedOver,
     /// This connection has tried it in vain.
     Tried,
+    /// Takes nothing new: vacant, drained, down.
+    Out,
 }
 
 /// Chooses among `count` servers: of two random fit ones, the one with fewer open connections

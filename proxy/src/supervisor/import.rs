@@ -1,12 +1,15 @@
 //! Writing what another supervisor hands over into the own flow table, as the flows of a pool that is no more.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::collections::HashMap;
 
 use anyhow::{Result, anyhow, bail};
 
 use super::{inherit::Inherited, setup::Setup};
 use crate::{
-    handover::flows::{Image, descriptor},
+    handover::{
+        flows::{Image, descriptor},
+        offer::OfferedServer,
+    },
     sys::{Fd, socket},
     table::{Direction, Holder, Kind, Part, Record, State, Tag},
 };
@@ -17,6 +20,8 @@ pub struct Import<'a> {
     pub setup: &'a Setup,
     /// The offer.
     pub inherited: &'a Inherited,
+    /// The servers as they are now.
+    pub news: &'a [OfferedServer],
     /// Descriptors that came with the flows.
     pub fds: &'a [Fd],
     /// The epoch that the flows get, which no pool has.
@@ -32,17 +37,16 @@ impl Import<'_> {
         let config = self.setup.config;
         let listeners = self.inherited.offer.listeners.iter();
         let listeners: Vec<_> = listeners.map(|offered| self.inherited.listener(config, offered)).collect();
-        let servers = self.inherited.offer.servers.iter();
-        let servers: Vec<_> = servers.map(|offered| self.inherited.server(config, offered)).collect();
-        self.standing_of(&servers);
+        let servers = self.servers();
         let (mut tcp, mut udp) = (0, 0);
         for (index, image) in images.iter().enumerate() {
-            let known = |numbers: &[Option<u32>], number: u32, what| {
-                let own = numbers.get(number as usize).copied().flatten();
+            let known = |own: Option<u32>, number: u32, what| {
                 own.ok_or_else(|| anyhow!("a flow of {what} {number}, which was not offered, is handed over"))
             };
-            let listener = known(&listeners, image.listener, "listener")?;
-            let server = image.server().map(|server| known(&servers, server, "server")).transpose()?;
+            let listener = listeners.get(image.listener as usize).copied().flatten();
+            let listener = known(listener, image.listener, "listener")?;
+            let server = |server: u32| known(servers.get(&server).copied(), server, "server");
+            let server = image.server().map(server).transpose()?;
             // As far as possible to the worker of the same number.
             let workers = config.workers;
             let worker = if image.worker < workers { image.worker } else { index as u32 % workers };
@@ -52,14 +56,16 @@ impl Import<'_> {
         Ok((tcp, udp))
     }
 
-    /// What is known of the servers.
-    fn standing_of(&self, numbers: &[Option<u32>]) {
-        for (offered, number) in self.inherited.offer.servers.iter().zip(numbers) {
-            if let Some(state) = number.and_then(|number| self.setup.table.servers().get(number as usize)) {
-                state.passed_over_until_ms.store(offered.passed_over_until_ms, Relaxed);
-                state.failures.store(offered.failures, Relaxed);
-            }
-        }
+    /// The own slots of the servers, by the number that flows name them by. They have changed since the offer,
+    /// perhaps.
+    fn servers(&self) -> HashMap<u32, u32> {
+        let (config, table) = (self.setup.config, &self.setup.table);
+        let servers = if self.news.is_empty() { &self.inherited.offer.servers[..] } else { self.news };
+        self.inherited.place_servers(config, table, servers);
+        let number = |(place, offered): (u32, &OfferedServer)| {
+            Some((offered.slot.unwrap_or(place), Inherited::server(config, table, offered)?))
+        };
+        (0..).zip(servers).filter_map(number).collect()
     }
 
     fn one(&self, image: &Image, worker: u32, listener: u32, server: Option<u32>) -> Result<()> {

@@ -6,12 +6,14 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use proxy_common::abi::DEFAULT_MAX_LISTENERS;
 
 use crate::{
-    config::{Config, ListenAddress, Listener, Server, Upstream},
+    config::{Config, ListenAddress, Listener, Place, ServerSettings, Upstream},
     handover::{
         line::Line,
         offer::{Offer, Offered, OfferedListener, OfferedServer},
     },
+    slots,
     sys::{Fd, listener, socket::Protocol},
+    table::{Identity, Origin, Presence, Table},
 };
 
 use super::control_socket::ControlSocket;
@@ -86,24 +88,36 @@ impl Inherited {
             offered.is_retired && offered.open == 0 && !is_served(&offered.upstream)
         };
         for offered in self.offer.servers.iter().filter(|offered| !is_done(offered)) {
-            if self.server(config, offered).is_some() {
+            let upstream = config.upstreams.iter_mut().find(|upstream| upstream.name == offered.upstream);
+            if upstream.as_ref().is_some_and(|upstream| has_place(upstream, offered)) {
                 continue;
             }
-            let (name, upstream) = (offered.name.clone(), offered.upstream.clone());
-            let number = config.servers.len();
-            config.servers.push(Server { name, address: offered.address, upstream, is_retired: true });
-            match config.upstreams.iter_mut().find(|upstream| upstream.name == offered.upstream) {
-                // Of the same upstream, which has no other servers, they follow each other.
-                Some(upstream) if upstream.servers.end == number && upstream.is_retired => {
-                    upstream.servers.end = number + 1;
-                }
-                Some(_) => {}
+            let mut server = ServerSettings::at(offered.name.clone(), offered.address);
+            server.is_retired = true;
+            match upstream {
+                Some(upstream) => upstream.servers.push(server),
                 None => config.upstreams.push(Upstream {
                     name: offered.upstream.clone(),
-                    servers: number..number + 1,
+                    servers: vec![server],
+                    slots: 0..0,
                     rules: Default::default(),
                     is_retired: true,
                 }),
+            }
+        }
+        config.lay_out_slots();
+    }
+
+    /// Goes on with what was known of servers, and with those that were not in the settings to begin with. To be
+    /// done again with news of the same servers is harmless.
+    pub fn place_servers(&self, config: &Config, table: &Table, servers: &[OfferedServer]) {
+        for offered in servers {
+            let Some(number) = upstream_number(config, offered) else { continue };
+            let placed = slots::find(config, table, number, offered.address)
+                .or_else(|| place(config, table, number, offered));
+            match placed.and_then(|slot| table.servers().get(slot)) {
+                Some(cell) => offered.settle(cell),
+                None => tracing::warn!(server = offered.name, upstream = offered.upstream, "no room for it"),
             }
         }
     }
@@ -114,11 +128,10 @@ impl Inherited {
         config.listeners.iter().position(is_it).map(|number| number as u32)
     }
 
-    /// The number that an offered server has in the settings.
-    pub fn server(&self, config: &Config, offered: &OfferedServer) -> Option<u32> {
-        let is_it =
-            |server: &Server| server.address == offered.address && server.upstream == offered.upstream;
-        config.servers.iter().position(is_it).map(|number| number as u32)
+    /// The slot that an offered server has.
+    pub fn server(config: &Config, table: &Table, offered: &OfferedServer) -> Option<u32> {
+        let slot = slots::find(config, table, upstream_number(config, offered)?, offered.address);
+        slot.map(|slot| slot as u32)
     }
 
     /// The listening sockets of a listener of the settings; none if it is new.
@@ -141,6 +154,47 @@ impl Inherited {
     pub fn metrics(&self, config: &Config) -> Option<Fd> {
         self.fds.metrics.filter(|_| config.metrics == self.offer.metrics)
     }
+}
+
+fn upstream_number(config: &Config, offered: &OfferedServer) -> Option<usize> {
+    config.upstreams.iter().position(|upstream| upstream.name == offered.upstream)
+}
+
+/// The settings of the upstream that an offered server goes on by.
+fn origin(upstream: &Upstream, offered: &OfferedServer) -> Option<Origin> {
+    let is_it = |server: &ServerSettings| match &server.place {
+        Place::Address(address) => *address == offered.address,
+        Place::Name { .. } => offered.given.as_ref() == Some(&server.given),
+    };
+    let of_settings = upstream.servers.iter().position(is_it).map(|number| Origin::Settings(number as u32));
+    of_settings.or(offered.is_added.then_some(Origin::Added))
+}
+
+/// Whether it needs no settings of its own to go on.
+fn has_place(upstream: &Upstream, offered: &OfferedServer) -> bool {
+    origin(upstream, offered).is_some()
+}
+
+/// Gives an offered server a slot. One that came up between the offer and the flows, and that the settings do not
+/// have, is a retired one.
+fn place(config: &Config, table: &Table, number: usize, offered: &OfferedServer) -> Option<usize> {
+    let upstream = config.upstreams.get(number)?;
+    let origin = origin(upstream, offered);
+    let identity = match origin {
+        Some(Origin::Settings(server)) => {
+            upstream.servers.get(server as usize)?.identity(offered.address, Origin::Settings(server))
+        }
+        _ => Identity {
+            address: offered.address,
+            origin: Origin::Added,
+            weight: offered.weight,
+            is_backup: offered.is_backup,
+            max_connections: offered.max_connections,
+        },
+    };
+    let is_gone = origin.is_none() || offered.is_retired;
+    let presence = if is_gone { Presence::Retired } else { Presence::Present };
+    slots::place(config, table, number, identity, presence)
 }
 
 fn is_same(listener: &Listener, offered: &OfferedListener) -> bool {

@@ -13,6 +13,7 @@ mod history;
 mod import;
 mod inherit;
 mod listen;
+mod names;
 mod notify;
 mod orders;
 mod plan;
@@ -39,6 +40,7 @@ use crate::{
     config::Config,
     fault::{self, Point},
     handover::line::Line,
+    slots,
     sys::{
         Fd, poll,
         process::{self, Child},
@@ -79,7 +81,7 @@ pub fn run(config: Config, line: Option<Line>) -> Result<()> {
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         listeners = supervisor.setup.config.listeners.len(),
-        servers = supervisor.setup.config.servers.len(),
+        servers = slots::all(supervisor.setup.config, &supervisor.setup.table).count(),
         workers = supervisor.setup.config.workers,
         connections = supervisor.setup.limits.connections,
         flows = supervisor.setup.limits.flows,

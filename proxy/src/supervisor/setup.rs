@@ -14,6 +14,7 @@ use crate::{
     config::{Config, Listener},
     limits::{Limits, MAX_DESCRIPTORS},
     log::KernelLog,
+    slots,
     steering::{Steering, SteeringLog},
     sys::{
         Fd, fd, signal,
@@ -26,6 +27,7 @@ use super::{
     control_socket::ControlSocket,
     inherit::Inherited,
     listen::{self, Sockets},
+    names,
     stored::Stored,
 };
 
@@ -100,9 +102,15 @@ pub fn open(mut config: Config, inherited: Option<&Inherited>) -> Result<Setup> 
         descriptors,
         workers: config.workers as usize,
         listeners: config.listeners.len(),
-        servers: config.servers.len(),
+        upstreams: config.upstreams.len(),
+        servers: config.slots(),
     };
     let (_, mut table) = Table::create(dimensions).context("cannot make the flow table")?;
+    slots::seed(config, &table);
+    inherited
+        .into_iter()
+        .for_each(|inherited| inherited.place_servers(config, &table, &inherited.offer.servers));
+    names::look_up(config, &table);
     let (decision_fd, decision) = DecisionCell::create().context("cannot make shared memory")?;
     let null = Fd::keep(File::options().write(true).open("/dev/null").context("cannot open /dev/null")?);
     let signals = signal::descriptor().context("cannot take signals")?;

@@ -123,7 +123,7 @@ impl Supervisor {
         let (header, images) =
             flows::decode(&document).map_err(|why| anyhow!("the flows are not understood: {why}"))?;
         let epoch = seats::new_epoch(&self.setup.table);
-        let import = Import { setup: &self.setup, inherited, fds: &fds, epoch };
+        let import = Import { setup: &self.setup, inherited, news: &header.servers, fds: &fds, epoch };
         let (connections, flows) = import.all(&images)?;
         ledger.import(&self.setup.table, self.setup.config);
         fault::point(Point::ImportDone);

@@ -1,6 +1,6 @@
 //! Counters in shared memory. Each has one writer at a time, so adding is a load and a store.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use zerocopy::{FromZeros, KnownLayout};
 
@@ -256,17 +256,6 @@ impl Counted for ServerCounters {
         }
         connect_duration.each_counter(&mut |name, count| visit(&["connect_duration", name[0]], count));
     }
-}
-
-/// What all pools know of one upstream server. Several writers; a lost race costs a moment's
-/// wrong choice of server and nothing else.
-#[repr(C, align(64))]
-#[derive(Debug, FromZeros, KnownLayout)]
-pub struct ServerState {
-    /// Passed over until then, milliseconds of the monotonic clock, wrapping; see `failures`.
-    pub passed_over_until_ms: AtomicU32,
-    /// Failures in a row; 0: the server is up.
-    pub failures: AtomicU32,
 }
 
 #[cfg(test)]

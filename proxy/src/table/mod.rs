@@ -10,6 +10,7 @@ mod estate;
 mod handover;
 mod index;
 mod record;
+mod servers;
 mod tag;
 mod takeover;
 mod using;
@@ -22,12 +23,13 @@ pub use blocks::{
 };
 pub use counters::{
     ConnectFailure, Counted, Counter, DropReason, Gauge, HISTOGRAM_BOUNDS_MS, Histogram, ListenerCounters,
-    Rejection, ServerCounters, ServerState, Visit,
+    Rejection, ServerCounters, Visit,
 };
 pub use estate::{Estate, EstateStage};
 pub use handover::{Decision, DecisionCell, HandoverCell, HandoverKind, HandoverState};
 pub use index::{Entering, Entry, Found, Index};
 pub use record::{Direction, Holder, Part, Record, State, flag, octets};
+pub use servers::{Health, Identity, Origin, Presence, ServerCell, ServerState, UpstreamCell, Wanted};
 pub use tag::{Kind, Tag, TagCell};
 pub use takeover::{RECENT_TAKEOVERS, TakeoverCell};
 pub use using::Using;
@@ -55,7 +57,9 @@ pub struct Dimensions {
     pub workers: usize,
     /// Listeners.
     pub listeners: usize,
-    /// Upstream servers.
+    /// Upstreams.
+    pub upstreams: usize,
+    /// Server slots of all upstreams.
     pub servers: usize,
 }
 
@@ -67,6 +71,7 @@ struct Layout {
     inherited: usize,
     listeners: usize,
     server_counters: usize,
+    upstreams: usize,
     servers: usize,
     events: usize,
     tags: usize,
@@ -78,7 +83,7 @@ struct Layout {
 
 impl Layout {
     fn new(dimensions: Dimensions) -> Self {
-        let Dimensions { descriptors, workers, listeners, servers } = dimensions;
+        let Dimensions { descriptors, workers, listeners, upstreams, servers } = dimensions;
         let all_workers = SEATS * workers;
         let mut end = 0;
         let mut part = |size: usize, count: usize| {
@@ -94,7 +99,8 @@ impl Layout {
         let inherited = part(size_of::<WorkerCounters>(), all_workers + 1);
         let listeners = part(size_of::<ListenerCounters>(), (all_workers + 1) * listeners);
         let server_counters = part(size_of::<ServerCounters>(), (all_workers + 1) * servers);
-        let servers = part(size_of::<ServerState>(), servers);
+        let upstreams = part(size_of::<UpstreamCell>(), upstreams);
+        let servers = part(size_of::<ServerCell>(), servers);
         let events = part(size_of::<[EventBuffer; EVENT_BUFFERS]>(), all_workers);
         let tags = part(size_of::<TagCell>(), descriptors);
         let records = part(size_of::<Record>(), descriptors);
@@ -106,6 +112,7 @@ impl Layout {
             inherited,
             listeners,
             server_counters,
+            upstreams,
             servers,
             events,
             tags,
@@ -217,6 +224,16 @@ impl Table {
         &self.all_server_counters()[self.lane(seat, worker) * count..][..count]
     }
 
+    /// A worker's counters of the server slots that are in use: of others no page is touched.
+    pub fn used_server_counters(
+        &self,
+        seat: u32,
+        worker: u32,
+    ) -> impl Iterator<Item = &'static ServerCounters> {
+        let counters = self.server_counters(seat, worker).iter().zip(self.servers());
+        counters.filter(|(_, cell)| cell.presence() != Presence::Vacant).map(|(counters, _)| counters)
+    }
+
     /// A listener's counters: those of all workers, and what was inherited.
     pub fn counters_of_listener(&self, listener: usize) -> impl Iterator<Item = &'static ListenerCounters> {
         self.all_listener_counters().iter().skip(listener).step_by(self.dimensions.listeners)
@@ -248,8 +265,13 @@ impl Table {
         &self.all_inherited_workers()[self.all_workers()]
     }
 
-    /// What all pools know of each upstream server.
-    pub fn servers(&self) -> &'static [ServerState] {
+    /// What is known of an upstream.
+    pub fn upstream(&self, upstream: usize) -> &'static UpstreamCell {
+        &self.memory.slice(self.layout.upstreams, self.dimensions.upstreams)[upstream]
+    }
+
+    /// The server slots.
+    pub fn servers(&self) -> &'static [ServerCell] {
         self.memory.slice(self.layout.servers, self.dimensions.servers)
     }
 
@@ -350,7 +372,7 @@ mod tests {
 
     #[test]
     fn parts_do_not_overlap_and_records_fill_a_cache_line() {
-        let dimensions = Dimensions { descriptors: 1000, workers: 3, listeners: 2, servers: 5 };
+        let dimensions = Dimensions { descriptors: 1000, workers: 3, listeners: 2, upstreams: 2, servers: 5 };
         let (_, table) = Table::create(dimensions).unwrap();
         assert_eq!(size_of::<Record>(), 64);
         let last = Fd::from_raw(999);
@@ -386,7 +408,7 @@ mod tests {
 
     #[test]
     fn the_supervisors_numbers_have_no_records() {
-        let dimensions = Dimensions { descriptors: 100, workers: 1, listeners: 1, servers: 1 };
+        let dimensions = Dimensions { descriptors: 100, workers: 1, listeners: 1, upstreams: 1, servers: 1 };
         let (fd, mut table) = Table::create(dimensions).unwrap();
         table.reserve_below(Fd::from_raw(7));
         assert!(table.record(Fd::from_raw(6)).is_none() && table.tag(Fd::from_raw(6)).is_none());

@@ -53,9 +53,9 @@ impl Family {
         let mut sum_us = 0u64;
         for part in parts {
             for (count, bucket) in counts.iter_mut().zip(&part.buckets) {
-                *count += bucket.get();
+                *count = count.wrapping_add(bucket.get());
             }
-            sum_us += part.sum_us.get();
+            sum_us = sum_us.wrapping_add(part.sum_us.get());
         }
         let mut total = 0;
         let buckets = HISTOGRAM_BOUNDS_MS.iter().zip(counts).map(|(bound_ms, count)| {

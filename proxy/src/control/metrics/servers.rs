@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::{super::view::View, family::Family};
 use crate::{
-    config::Server,
+    slots::{self, Slot},
     table::{ConnectFailure, ServerCounters},
 };
 
@@ -26,23 +26,42 @@ pub fn families(view: &View<'_>) -> Vec<Family> {
     ]
 }
 
-fn labels(server: &Server) -> [(&'static str, &str); 2] {
-    [("upstream", &server.upstream), ("server", &server.name)]
+/// The labels' values.
+struct Labels(String, String);
+
+impl Labels {
+    fn of(slot: &Slot<'_>) -> Self {
+        Self(slot.upstream.name.clone(), slot.name())
+    }
+
+    fn pairs(&self) -> [(&'static str, &str); 2] {
+        [("upstream", &self.0), ("server", &self.1)]
+    }
+}
+
+fn slots<'a>(view: &'a View<'_>) -> impl Iterator<Item = Slot<'a>> {
+    slots::all(view.config, &view.table)
+}
+
+/// Wrapping: what a slot has counted for a server before is cancelled out.
+fn sum(view: &View<'_>, slot: &Slot<'_>, quantity: impl Fn(&ServerCounters) -> u64) -> f64 {
+    let counters = view.table.counters_of_server(slot.number);
+    counters.map(quantity).fold(0, u64::wrapping_add) as f64
 }
 
 fn up(view: &View<'_>) -> Family {
     let help = "1 if the last attempt to reach the server went well, or none was made yet.";
     let mut family = Family::gauge("proxy_upstream_server_up", help);
-    for (server, state) in view.config.servers.iter().zip(view.table.servers()) {
-        family.add(&labels(server), f64::from(state.failures.load(Relaxed) == 0));
+    for slot in slots(view) {
+        let is_up = slot.cell.state.failures.load(Relaxed) == 0;
+        family.add(&Labels::of(&slot).pairs(), f64::from(is_up));
     }
     family
 }
 
 fn summed(view: &View<'_>, mut family: Family, quantity: impl Fn(&ServerCounters) -> u64) -> Family {
-    for (number, server) in view.config.servers.iter().enumerate() {
-        let sum: u64 = view.table.counters_of_server(number).map(&quantity).sum();
-        family.add(&labels(server), sum as f64);
+    for slot in slots(view) {
+        family.add(&Labels::of(&slot).pairs(), sum(view, &slot, &quantity));
     }
     family
 }
@@ -52,14 +71,11 @@ fn failures(view: &View<'_>) -> Family {
         "proxy_upstream_server_connect_failures_total",
         "Failed attempts to connect to the server, by reason.",
     );
-    for (number, server) in view.config.servers.iter().enumerate() {
+    for slot in slots(view) {
+        let labels = Labels::of(&slot);
         for (reason, label) in ConnectFailure::ALL {
-            let sum: u64 = view
-                .table
-                .counters_of_server(number)
-                .map(|counters| counters.failures[reason as usize].get())
-                .sum();
-            family.add(&[&labels(server)[..], &[("reason", label)]].concat(), sum as f64);
+            let sum = sum(view, &slot, |counters| counters.failures[reason as usize].get());
+            family.add(&[&labels.pairs()[..], &[("reason", label)]].concat(), sum);
         }
     }
     family
@@ -70,9 +86,9 @@ fn durations(view: &View<'_>) -> Family {
         "proxy_upstream_server_connect_duration_seconds",
         "How long it took to connect to the server by TCP, in seconds.",
     );
-    for (number, server) in view.config.servers.iter().enumerate() {
-        let parts = view.table.counters_of_server(number).map(|counters| &counters.connect_duration);
-        family.add_histogram(&labels(server), parts);
+    for slot in slots(view) {
+        let parts = view.table.counters_of_server(slot.number).map(|counters| &counters.connect_duration);
+        family.add_histogram(&Labels::of(&slot).pairs(), parts);
     }
     family
 }

@@ -3,7 +3,7 @@
 
 use crate::{
     fault::{self, Point},
-    relay::{Lane, token::Token},
+    relay::{Lane, servers, token::Token},
     sys::{Fd, epoll, pipe, socket, urgent, would_block},
     table::{AdoptedState, Direction, Holder, Kind, LostReason, Part, Record, State, Tag, flag},
 };
@@ -297,8 +297,7 @@ fn close_forgotten(lane: &Lane, client: Fd) {
 }
 
 fn has_known_numbers(lane: &Lane, record: &Record) -> bool {
-    let is_known = |server: u32| (server as usize) < lane.config.servers.len();
-    let knows_server = record.server().is_none_or(is_known);
+    let knows_server = record.server().is_none_or(|server| servers::is_known(lane, server));
     if !knows_server {
         record.set_server(None);
     }

@@ -4,7 +4,7 @@ use std::{io, time::Duration};
 
 use crate::{
     fault::{self, Point},
-    relay::{Lane, balance, servers, token::Token},
+    relay::{Lane, servers, token::Token},
     sys::{Fd, epoll, fd::close, is_exhausted, pipe, socket, time},
     table::{ConnectFailure, Direction, Kind, Part, Record, Rejection, State, Tag, Window, flag},
 };
@@ -76,9 +76,7 @@ impl Tcp {
         counters.connections.add(1);
         let took_ms = (time::monotonic_ms() as u32).wrapping_sub(record.opened_ms());
         counters.connect_duration.observe_us(u64::from(took_ms) * 1000);
-        if let Some(state) = lane.table.servers().get(server as usize) {
-            balance::note_success(state);
-        }
+        servers::note_success(lane, server);
         let generation = record.generation();
         let is_open = || record.generation() == generation && record.state() == State::Established;
         for direction in Direction::BOTH {
@@ -122,9 +120,7 @@ impl Tcp {
             let counters = lane.server(server);
             counters.failures[failure as usize].add(1);
             counters.open.down();
-            if let Some(state) = lane.table.servers().get(server as usize) {
-                balance::note_failure(state, now_ms);
-            }
+            servers::note_failure(lane, server, now_ms);
             record.set_tried(servers::tried_number(lane, record.listener(), server));
             record.set_server(None);
         }
@@ -150,7 +146,7 @@ fn open_upstream(
     server: u32,
     now_ms: u32,
 ) -> io::Result<()> {
-    let address = lane.config.servers[server as usize].address;
+    let address = servers::address(lane, server).ok_or(io::ErrorKind::AddrNotAvailable)?;
     let upstream = {
         let _window = open_window(lane);
         let upstream = socket::stream(address, lane.config.keepalive)?;

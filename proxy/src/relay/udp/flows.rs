@@ -13,7 +13,7 @@ use super::{
 use crate::{
     config::Listener,
     fault::{self as faults, Point},
-    relay::{Lane, balance, servers, token::Token},
+    relay::{Lane, servers, token::Token},
     sys::{Fd, epoll, fd::close, socket, udp},
     table::{
         ConnectFailure, DrainState, DropReason, Entering, Entry, Found, Kind, Record, State, Table, Tag, flag,
@@ -182,7 +182,7 @@ fn has_room(lane: &Lane) -> bool {
 
 /// Opens a flow's socket. The tag comes last: what has one is whole, what has none is swept.
 fn open(lane: &Lane, key: Key, server: u32, now_ms: u32) -> io::Result<Entry> {
-    let address = lane.config.servers[server as usize].address;
+    let address = servers::address(lane, server).ok_or(io::ErrorKind::AddrNotAvailable)?;
     let fd = socket::datagram(address)?;
     faults::point(Point::UdpOpened);
     let result = (|| {
@@ -222,7 +222,5 @@ pub fn migrate(lane: &Lane, fd: Fd, from: &[Fd]) {
 
 fn note_failure(lane: &Lane, server: u32, failure: ConnectFailure, now_ms: u32) {
     lane.server(server).failures[failure as usize].add(1);
-    if let Some(state) = lane.table.servers().get(server as usize) {
-        balance::note_failure(state, now_ms);
-    }
+    servers::note_failure(lane, server, now_ms);
 }

@@ -29,7 +29,7 @@ use key::Key;
 
 use crate::{
     fault::{self as faults, Point},
-    relay::{Lane, balance},
+    relay::{Lane, servers},
     sys::{
         Fd, socket,
         udp::{BATCH, Destination, Inbox},
@@ -211,9 +211,7 @@ impl Udp {
         counters.datagrams_sent.add(sent.datagrams);
         counters.sent_bytes.add(sent.bytes);
         record.touch(now_ms);
-        if let Some(state) = record.server().and_then(|server| lane.table.servers().get(server as usize)) {
-            balance::note_success(state);
-        }
+        record.server().into_iter().for_each(|server| servers::note_success(lane, server));
         inbox.messages().iter().map(|message| message.len).sum()
     }
 }
@@ -245,7 +243,7 @@ fn datagrams(inbox: &Inbox, messages: Chosen) -> u64 {
 
 /// Whether a record is of an established flow, as far as it can be told.
 fn is_sound(lane: &Lane, record: &Record) -> bool {
-    let is_known = |server| (server as usize) < lane.config.servers.len();
+    let is_known = |server| servers::is_known(lane, server);
     record.state() == State::Established && record.has(flag::UDP) && record.server().is_some_and(is_known)
 }
 

@@ -16,6 +16,7 @@ use crate::{
         line::{Line, VARIABLE},
         offer::{Offer, Offered, OfferedListener, OfferedServer},
     },
+    slots::{self, Slot},
     supervisor::{Supervisor, setup::Setup},
     sys::{
         Fd,
@@ -76,15 +77,6 @@ impl Supervisor {
             sockets: sockets(setup, number).len(),
             open: open.0[number as usize],
         });
-        let servers = config.servers.iter().enumerate().map(|(number, server)| OfferedServer {
-            name: server.name.clone(),
-            upstream: server.upstream.clone(),
-            address: server.address,
-            is_retired: server.is_retired,
-            failures: table.servers()[number].failures.load(Relaxed),
-            passed_over_until_ms: table.servers()[number].passed_over_until_ms.load(Relaxed),
-            open: open.1[number],
-        });
         Offer {
             format: FORMAT,
             version: env!("CARGO_PKG_VERSION").into(),
@@ -95,7 +87,7 @@ impl Supervisor {
             control: config.control.clone(),
             metrics: config.metrics,
             listeners: listeners.collect(),
-            servers: servers.collect(),
+            servers: servers(setup, &open.1),
         }
     }
 }
@@ -104,7 +96,7 @@ impl Supervisor {
 /// open until it is adopted.
 fn open(setup: &Setup) -> (Vec<u64>, Vec<u64>) {
     let (table, config) = (setup.table, setup.config);
-    let mut open = (vec![0; config.listeners.len()], vec![0; config.servers.len()]);
+    let mut open = (vec![0; config.listeners.len()], vec![0; config.slots()]);
     let is_flow = |tag: &TagCell| matches!(tag.get().kind, Kind::Client | Kind::UdpFlow);
     let numbers = (0..).zip(table.tags()).filter(|(_, tag)| is_flow(tag)).map(|(number, _)| number);
     for record in numbers.filter_map(|number| table.record(Fd::from_raw(number))) {
@@ -113,6 +105,12 @@ fn open(setup: &Setup) -> (Vec<u64>, Vec<u64>) {
         server.into_iter().for_each(|count| *count += 1);
     }
     open
+}
+
+/// Upstream servers, with flows that are open by server slot.
+pub(super) fn servers(setup: &Setup, open: &[u64]) -> Vec<OfferedServer> {
+    let open_to = |slot: &Slot<'_>| open.get(slot.number).copied().unwrap_or(0);
+    slots::all(setup.config, &setup.table).map(|slot| OfferedServer::of(&slot, open_to(&slot))).collect()
 }
 
 fn upstream_name(config: &Config, listener: &Listener) -> String {

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-use super::{export, is_successor};
+use super::{export, is_successor, launch};
 use crate::{
     handover::{
         self,
@@ -112,6 +112,7 @@ impl Supervisor {
             prefers_standby: self.plan.is_pinned(),
             processes,
             verdicts,
+            servers: launch::servers(setup, &[]),
         };
         let ledger = serde_json::to_vec(&Ledger::export(&setup.table, setup.config));
         let ledger = ledger.context("the counters cannot be written down")?;

@@ -283,7 +283,7 @@ fn a_refusing_server_is_passed_over() {
             assert_eq!(world.receive(&server).0, b"b");
         }
     }
-    assert!(balance::passed_over(&world.lane.table.servers()[0], world.now_ms));
+    assert!(balance::passed_over(&world.lane.table.servers()[0].state, world.now_ms));
     let refused = world.lane.server(0);
     assert_eq!((refused.failures[0].get(), refused.connections.get(), refused.open.get()), (1, 1, 0));
     assert_eq!(dropped(&world, DropReason::Upstream), 1);
@@ -293,7 +293,7 @@ fn a_refusing_server_is_passed_over() {
 fn a_server_that_answers_again_is_up() {
     let (server, address) = server();
     let mut world = World::new("127.0.0.1:0", &[address]);
-    let state = &world.lane.table.servers()[0];
+    let state = &world.lane.table.servers()[0].state;
     balance::note_failure(state, world.now_ms);
     let client = world.client_of("127.0.0.1");
     world.exchange(&client, &server, b"the only one is asked anyway", b"A");

@@ -12,9 +12,10 @@ use std::{
 use proxy_common::{lease::SEATS, slot};
 
 use crate::{
-    config::{Config, ListenAddress, Listener, Server, Upstream},
+    config::{Config, ListenAddress, Listener, ServerSettings, Upstream},
     limits::Limits,
     relay::{Lane, Leases, token::Token, udp::Udp},
+    slots,
     sys::{
         Fd, epoll,
         fd::close,
@@ -67,8 +68,10 @@ impl World {
     pub fn with(listen: &str, servers: &[SocketAddr], max_flows: usize, descriptors: usize) -> Self {
         let (address, sockets) = listening_sockets(listen.parse().unwrap());
         let config = Box::leak(Box::new(config(address, servers)));
-        let dimensions = Dimensions { descriptors, workers: 1, listeners: 1, servers: servers.len() };
+        let dimensions =
+            Dimensions { descriptors, workers: 1, listeners: 1, upstreams: 1, servers: servers.len() };
         let (_, table) = Table::create(dimensions).unwrap();
+        slots::seed(config, &table);
         let set = epoll::create().unwrap();
         for (slot, socket) in sockets.iter().enumerate() {
             epoll::add(set, *socket, epoll::IN, Token::Listener(slot as u32).encode()).unwrap();
@@ -244,12 +247,7 @@ fn listening_sockets(listen: SocketAddr) -> (SocketAddr, Vec<Fd>) {
 }
 
 fn config(address: SocketAddr, servers: &[SocketAddr]) -> Config {
-    let server = |address: &SocketAddr| Server {
-        name: address.to_string(),
-        address: *address,
-        upstream: "default".into(),
-        is_retired: false,
-    };
+    let server = |address: &SocketAddr| ServerSettings::at(address.to_string(), *address);
     Config {
         listeners: vec![Listener {
             name: "default".into(),
@@ -261,11 +259,11 @@ fn config(address: SocketAddr, servers: &[SocketAddr]) -> Config {
         }],
         upstreams: vec![Upstream {
             name: "default".into(),
-            servers: 0..servers.len(),
+            servers: servers.iter().map(server).collect(),
+            slots: 0..servers.len(),
             rules: Default::default(),
             is_retired: false,
         }],
-        servers: servers.iter().map(server).collect(),
         workers: 1,
         lease: Duration::from_millis(100),
         fence_after: Duration::from_secs(1),
