@@ -9,7 +9,7 @@ use crate::{
     handover::offer::OfferedServer,
     ledger::Ledger,
     sys::Fd,
-    table::{Record, State, flag, octets},
+    table::{Direction, Facts, Record, State, UdpFacts, flag, octets},
 };
 
 /// In place of a descriptor or a server: there is none.
@@ -70,6 +70,22 @@ pub struct Image {
     pub port: u32,
     /// UDP: the client's scope.
     pub scope: u32,
+    /// Bytes up and down. (This and what follows is 0 in an image of a version that does not tell.)
+    pub bytes: [u64; 2],
+    /// UDP: datagrams up and down, wrapping.
+    pub datagrams: [u32; 2],
+    /// When it was accepted, or began; milliseconds of the monotonic clock, wrapping.
+    pub begun_ms: u32,
+    /// TCP: one more than how long connecting took, milliseconds.
+    pub connect: u32,
+    /// One more than when the first byte or answer came from the server, milliseconds after it began.
+    pub first_byte: u32,
+    /// TCP: bytes of a PROXY header that the server was sent.
+    pub header_bytes: u32,
+    /// Takeovers that it has survived.
+    pub takeovers: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 /// Bytes of an image in this version.
@@ -98,9 +114,16 @@ pub struct Parts {
 }
 
 impl Image {
-    /// A TCP connection, with the parts that were found to be its own.
-    pub fn of_tcp(record: &Record, parts: &Parts, fds: &mut Descriptors) -> Self {
+    /// A TCP connection, with the parts that were found to be its own, and its facts if it has any.
+    pub fn of_tcp(record: &Record, facts: Option<Facts<'_>>, parts: &Parts, fds: &mut Descriptors) -> Self {
+        let times = facts.map(|facts| (facts.connect_ms().map(u32::from), facts.first_byte_ms()));
+        let (connect, first_byte) = times.unwrap_or_default();
         Self {
+            bytes: Direction::BOTH.map(|direction| facts.map_or(0, |facts| facts.bytes(direction))),
+            begun_ms: facts.map_or_else(|| record.opened_ms(), |facts| facts.accepted_ms()),
+            connect: or_none(connect),
+            first_byte: or_none(first_byte),
+            header_bytes: facts.map_or(0, |facts| facts.header_bytes()),
             opened_ms: record.opened_ms(),
             upstream: fds.place(parts.upstream),
             pipes: parts.pipes.map(|pipe| fds.place(pipe)),
@@ -111,10 +134,14 @@ impl Image {
     }
 
     /// A UDP flow.
-    pub fn of_udp(record: &Record, socket: Fd, fds: &mut Descriptors) -> Self {
+    pub fn of_udp(record: &Record, facts: &UdpFacts, socket: Fd, fds: &mut Descriptors) -> Self {
         let client = record.udp_client();
         Self {
             protocol: 1,
+            bytes: Direction::BOTH.map(|direction| facts.bytes(direction)),
+            datagrams: Direction::BOTH.map(|direction| facts.datagrams(direction)),
+            begun_ms: facts.opened_ms(),
+            first_byte: or_none(facts.first_answer_ms()),
             client: octets(client.ip()),
             local: octets(record.udp_local()),
             port: client.port().into(),
@@ -140,7 +167,34 @@ impl Image {
             local: [0; 16],
             port: 0,
             scope: 0,
+            bytes: [0; 2],
+            datagrams: [0; 2],
+            begun_ms: 0,
+            connect: 0,
+            first_byte: 0,
+            header_bytes: 0,
+            takeovers: record.takeovers().into(),
+            reserved: 0,
         }
+    }
+
+    /// Writes what it tells of a TCP connection. (One that was accepted in the clock's first millisecond was not.)
+    pub fn enter_facts(&self, facts: Facts<'_>) {
+        facts.begin(if self.begun_ms == 0 { self.opened_ms } else { self.begun_ms });
+        Direction::BOTH.iter().for_each(|way| facts.set_bytes(*way, self.bytes[*way as usize]));
+        facts.set_connect_ms(self.connect.checked_sub(1));
+        facts.set_first_byte_ms(self.first_byte.checked_sub(1));
+        facts.set_header_bytes(self.header_bytes);
+    }
+
+    /// The same of a UDP flow.
+    pub fn enter_udp_facts(&self, facts: &UdpFacts) {
+        facts.begin(if self.begun_ms == 0 { self.active_ms } else { self.begun_ms });
+        for way in Direction::BOTH {
+            let datagrams = self.datagrams[way as usize];
+            facts.add(way, self.bytes[way as usize], datagrams.into(), self.active_ms);
+        }
+        facts.set_first_answer_ms(self.first_byte.checked_sub(1));
     }
 
     /// Whether it is a UDP flow.
@@ -174,6 +228,11 @@ impl Image {
         // What was adopted once stays so: an error may be missing from its sockets.
         self.flags & !flag::UNAUDITED
     }
+}
+
+/// A time that there may be none of, as a word.
+fn or_none(time: Option<u32>) -> u32 {
+    time.map_or(0, |time| time.saturating_add(1))
 }
 
 /// A descriptor by its place; `None` for none.
@@ -238,7 +297,7 @@ mod tests {
         let (record, mut fds) = (record(), Descriptors::default());
         let [client, upstream, pipe] = [7, 8, 9].map(Fd::from_raw);
         let parts = Parts { client, upstream: Some(upstream), pipes: [None, Some(pipe)] };
-        let image = Image::of_tcp(&record, &parts, &mut fds);
+        let image = Image::of_tcp(&record, None, &parts, &mut fds);
         let find = |place| descriptor(&fds.0, place).unwrap().map(Fd::raw);
         assert_eq!(
             [image.socket, image.upstream, image.pipes[0], image.pipes[1]].map(find),
@@ -256,24 +315,50 @@ mod tests {
             let (client, local): (SocketAddr, IpAddr) = (client.parse().unwrap(), local.parse().unwrap());
             let record = record();
             record.set_udp(client, local);
-            let image = Image::of_udp(&record, Fd::from_raw(7), &mut Descriptors::default());
+            let image =
+                Image::of_udp(&record, &UdpFacts::new_zeroed(), Fd::from_raw(7), &mut Descriptors::default());
             assert_eq!((image.addresses(), image.is_udp()), ((client, local), true));
             assert_eq!(image.flags() & flag::UDP, flag::UDP);
         }
     }
 
     #[test]
+    fn facts_go_over_whole() {
+        let parts = Parts { client: Fd::from_raw(7), upstream: None, pipes: [None; 2] };
+        let (upstream, copy) = (Record::new_zeroed(), Record::new_zeroed());
+        let facts = upstream.facts();
+        facts.begin(50);
+        facts.add_bytes(Direction::Up, 7, 60);
+        facts.add_bytes(Direction::Down, 1 << 33, 70);
+        facts.set_connect_ms(Some(0));
+        facts.set_header_bytes(28);
+        let image = Image::of_tcp(&record(), Some(facts), &parts, &mut Descriptors::default());
+        image.enter_facts(copy.facts());
+        assert_eq!(Image::of_tcp(&record(), Some(copy.facts()), &parts, &mut Descriptors::default()), image);
+        assert_eq!((image.bytes, image.begun_ms, image.first_byte), ([7, 1 << 33], 50, 21));
+
+        let (facts, copy) = (UdpFacts::new_zeroed(), UdpFacts::new_zeroed());
+        facts.begin(40);
+        facts.add(Direction::Up, 9, 3, 41);
+        let image = Image::of_udp(&record(), &facts, Fd::from_raw(7), &mut Descriptors::default());
+        image.enter_udp_facts(&copy);
+        assert_eq!(Image::of_udp(&record(), &copy, Fd::from_raw(7), &mut Descriptors::default()), image);
+        assert_eq!((image.bytes, image.datagrams), ([9, 0], [3, 0]));
+    }
+
+    #[test]
     fn images_of_other_versions_are_read_as_far_as_they_are_known() {
         let parts = Parts { client: Fd::from_raw(7), upstream: None, pipes: [None; 2] };
-        let image = Image::of_tcp(&record(), &parts, &mut Descriptors::default());
-        for image_bytes in [IMAGE_BYTES - 8, IMAGE_BYTES, IMAGE_BYTES + 8] {
+        let image = Image::of_tcp(&record(), None, &parts, &mut Descriptors::default());
+        for image_bytes in [88, IMAGE_BYTES, IMAGE_BYTES + 8] {
             let header = Header { image_bytes, parked_at_ns: 5, ..Header::default() };
             let mut document = encode(&header, &[]);
             let mut bytes = [image.as_bytes(), &[9; 8]].concat();
             bytes.truncate(image_bytes);
             document.extend(bytes.repeat(2));
             let (header, images) = decode(&document).unwrap();
-            assert_eq!((header.parked_at_ns, images), (5, vec![image; 2]));
+            let known = Image { begun_ms: if image_bytes == 88 { 0 } else { image.begun_ms }, ..image };
+            assert_eq!((header.parked_at_ns, images), (5, vec![known; 2]));
             document.pop();
             assert!(decode(&document).is_err());
         }

@@ -76,10 +76,12 @@ impl Import<'_> {
         let Some(state) = image.state() else { bail!("a flow in state {} is handed over", image.state) };
         record.begin(state, worker, listener, image.active_ms);
         record.set_server(server);
+        record.set_takeovers(image.takeovers.min(u8::MAX.into()) as u8);
         if image.is_udp() {
             let (client, local) = image.addresses();
             record.set_udp(client, local);
             record.set(image.flags());
+            self.setup.table.udp_facts(socket).into_iter().for_each(|facts| image.enter_udp_facts(facts));
             return self.tag(socket, Kind::UdpFlow);
         }
         record.set(image.flags());
@@ -88,7 +90,7 @@ impl Import<'_> {
         record.set_client(if is_told { client } else { socket::peer_address(socket).unwrap_or(client) });
         record.set_opened(image.opened_ms);
         if let Some(upstream) = self.descriptor(image.upstream)? {
-            self.own(socket, upstream, Part::Upstream)?;
+            image.enter_facts(self.own(socket, upstream, Part::Upstream)?.facts());
             record.set_upstream(Some(upstream));
             self.tag(upstream, Kind::Upstream)?;
         }
@@ -106,11 +108,11 @@ impl Import<'_> {
         descriptor(self.fds, place).map_err(|why| anyhow!(why))
     }
 
-    fn own(&self, client: Fd, part: Fd, what: Part) -> Result<()> {
+    fn own(&self, client: Fd, part: Fd, what: Part) -> Result<&'static Record> {
         let record = self.record(part)?;
         record.set_state(State::Free);
         record.set_owner(client, what);
-        Ok(())
+        Ok(record)
     }
 
     fn record(&self, fd: Fd) -> Result<&'static Record> {

@@ -6,7 +6,9 @@
 
 mod blocks;
 mod counters;
+mod ending;
 mod estate;
+mod facts;
 mod handover;
 mod index;
 mod record;
@@ -25,7 +27,9 @@ pub use counters::{
     ConnectFailure, Counted, Counter, DropReason, Gauge, HISTOGRAM_BOUNDS_MS, Histogram, ListenerCounters,
     Rejection, ServerCounters, Visit,
 };
+pub use ending::Ending;
 pub use estate::{Estate, EstateStage};
+pub use facts::{Facts, UdpFacts};
 pub use handover::{Decision, DecisionCell, HandoverCell, HandoverKind, HandoverState};
 pub use index::{Entering, Entry, Found, Index};
 pub use record::{Direction, Holder, Part, Record, State, flag, octets};
@@ -76,6 +80,7 @@ struct Layout {
     events: usize,
     tags: usize,
     records: usize,
+    udp_facts: usize,
     index_keys: usize,
     index: usize,
     end: usize,
@@ -104,6 +109,7 @@ impl Layout {
         let events = part(size_of::<[EventBuffer; EVENT_BUFFERS]>(), all_workers);
         let tags = part(size_of::<TagCell>(), descriptors);
         let records = part(size_of::<Record>(), descriptors);
+        let udp_facts = part(size_of::<UdpFacts>(), descriptors);
         let index_keys = part(size_of::<AtomicU64>(), Index::KEYS);
         let index = part(size_of::<AtomicU64>(), Index::cells_for(descriptors));
         Self {
@@ -117,6 +123,7 @@ impl Layout {
             events,
             tags,
             records,
+            udp_facts,
             index_keys,
             index,
             end,
@@ -299,6 +306,12 @@ impl Table {
     /// All records, by descriptor number.
     pub fn records(&self) -> &'static [Record] {
         self.memory.slice(self.layout.records, self.dimensions.descriptors)
+    }
+
+    /// The facts of the UDP flow whose upstream descriptor is `fd`; `None` as for [`Self::record`].
+    pub fn udp_facts(&self, fd: Fd) -> Option<&'static UdpFacts> {
+        let all: &[UdpFacts] = self.memory.slice(self.layout.udp_facts, self.dimensions.descriptors);
+        all.get(self.place(fd)?)
     }
 
     /// Flows lost for a reason: TCP connections and UDP flows.

@@ -3,12 +3,13 @@
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::atomic::{
-        AtomicU16, AtomicU32,
-        Ordering::{Acquire, Relaxed, Release},
+        AtomicU8, AtomicU16, AtomicU32,
+        Ordering::{AcqRel, Acquire, Relaxed, Release},
         fence,
     },
 };
 
+use super::Ending;
 use crate::sys::Fd;
 
 /// Where a flow is in its life.
@@ -64,6 +65,8 @@ pub mod flag {
     pub const UDP: u32 = 1 << 8;
     /// The source is a unix socket.
     pub const UNIX: u32 = 1 << 12;
+    /// The byte of the [`super::Ending`].
+    pub(super) const ENDING_SHIFT: u32 = 16;
 
     /// A per-direction flag.
     pub const fn of(flag: u32, direction: Direction) -> u32 {
@@ -135,7 +138,8 @@ pub struct Record {
     state: AtomicU32,
     generation: AtomicU32,
     flags: AtomicU32,
-    worker: AtomicU16,
+    worker: AtomicU8,
+    takeovers: AtomicU8,
     listener: AtomicU16,
     server: AtomicU16,
     port: AtomicU16,
@@ -151,7 +155,8 @@ impl Record {
         // Who reads the rest and then finds the old generation has read nothing of the new flow.
         fence(Release);
         self.flags.store(0, Relaxed);
-        self.worker.store(worker as u16, Relaxed);
+        self.worker.store(worker as u8, Relaxed);
+        self.takeovers.store(0, Relaxed);
         self.listener.store(listener as u16, Relaxed);
         self.server.store(u16::MAX, Relaxed);
         self.active.store(now_ms, Relaxed);
@@ -197,6 +202,16 @@ impl Record {
         self.worker.load(Relaxed).into()
     }
 
+    /// How often another pool has carried it on, at most 255.
+    pub fn takeovers(&self) -> u8 {
+        self.takeovers.load(Relaxed)
+    }
+
+    /// Sets it.
+    pub fn set_takeovers(&self, takeovers: u8) {
+        self.takeovers.store(takeovers, Relaxed);
+    }
+
     /// The listener it came in by.
     pub fn listener(&self) -> u32 {
         self.listener.load(Relaxed).into()
@@ -240,6 +255,26 @@ impl Record {
     /// Clears flags.
     pub fn clear(&self, flag: u32) {
         self.flags.store(self.flags.load(Relaxed) & !flag, Release);
+    }
+
+    /// Sets a flag of a flow that may be another worker's, which sets others.
+    pub fn set_shared(&self, flag: u32) {
+        self.flags.fetch_or(flag, AcqRel);
+    }
+
+    /// Why it is being ended, once that has begun.
+    pub fn ending(&self) -> Option<Ending> {
+        Ending::of_code((self.flags() >> flag::ENDING_SHIFT) as u8)
+    }
+
+    /// Sets it.
+    pub fn set_ending(&self, ending: Ending) {
+        let others = self.flags() & !(0xff << flag::ENDING_SHIFT);
+        self.flags.store(others | u32::from(ending.code()) << flag::ENDING_SHIFT, Release);
+    }
+
+    pub(super) fn body(&self) -> &[AtomicU32; 10] {
+        &self.body
     }
 
     /// TCP: the descriptor of the upstream connection.
@@ -383,12 +418,18 @@ mod tests {
         record.set_tried(65);
         assert_eq!(record.holder(Direction::Down), Holder::Pipe(Fd::from_raw(6)));
         assert_eq!(record.tried(), 2);
+        record.set_takeovers(9);
+        record.set_ending(Ending::Idle);
+        record.set_ending(Ending::Ordered);
+        assert!(record.has(flag::of(flag::SHUT, Direction::Down)));
+        assert_eq!((record.worker(), record.ending()), (3, Some(Ending::Ordered)));
         let generation = record.generation();
         record.begin(State::Established, 1, 2, 200);
         assert_ne!(record.generation(), generation);
         assert_eq!((record.upstream(), record.tried(), record.server()), (None, 0, None));
         assert_eq!(record.holder(Direction::Down), Holder::None);
         assert!(!record.has(flag::of(flag::SHUT, Direction::Down)));
+        assert_eq!((record.takeovers(), record.ending()), (0, None));
     }
 
     #[test]

@@ -51,14 +51,12 @@ impl Tcp {
         lane.block().counters.accepted.add(1);
         lane.block().connections.up();
         if !has_room(lane) {
-            counters.reject(Rejection::Limit);
-            self.reset(lane, client, record);
+            self.reject(lane, client, record, Rejection::Limit);
             return;
         }
         let token = Token::Client { fd: client, generation: record.generation() };
         if epoll::add(lane.set, client, epoll::FLOW, token.encode()).is_err() {
-            counters.reject(Rejection::Descriptors);
-            self.reset(lane, client, record);
+            self.reject(lane, client, record, Rejection::Descriptors);
             return;
         }
         fault::point(Point::AcceptAdded);

@@ -5,7 +5,7 @@ use crate::{
     fault::{self, Point},
     relay::{Lane, servers, token::Token},
     sys::{Fd, epoll, pipe, socket, urgent, would_block},
-    table::{AdoptedState, Direction, Holder, Kind, LostReason, Part, Record, State, Tag, flag},
+    table::{AdoptedState, Direction, Ending, Holder, Kind, LostReason, Part, Record, State, Tag, flag},
 };
 
 use super::{
@@ -48,6 +48,7 @@ impl Tcp {
         self.count_in(lane, record);
         fault::point(Point::AdoptCounted);
         record.set(flag::ADOPTED | flag::UNAUDITED);
+        record.set_takeovers(record.takeovers().saturating_add(1));
         fault::point(Point::AdoptFlagged);
         Some(is_sound)
     }
@@ -88,12 +89,12 @@ impl Tcp {
                 let token = Token::Client { fd: client, generation: record.generation() };
                 // EEXIST cannot be: this worker's set has never seen it. If the dead one's has, both tell.
                 let _ = epoll::add(lane.set, client, epoll::FLOW, token.encode());
-                self.drop_upstream(lane, record);
+                self.drop_upstream(lane, client, record);
                 self.connect(lane, client, record, now_ms);
                 AdoptedState::Accepted
             }
             _ if was_reset => {
-                self.reset(lane, client, record);
+                self.reset(lane, client, record, Ending::Lost);
                 AdoptedState::Closing
             }
             _ => {
@@ -105,7 +106,7 @@ impl Tcp {
 
     fn go_on_relaying(&mut self, lane: &Lane, client: Fd, record: &'static Record) -> AdoptedState {
         let Some(upstream) = record.upstream() else {
-            self.reset(lane, client, record);
+            self.reset(lane, client, record, Ending::Lost);
             return AdoptedState::Closing;
         };
         let generation = record.generation();
@@ -166,7 +167,13 @@ impl Tcp {
             };
             count.add(1);
             match finding {
-                Ok(Finding::Whole | Finding::Broken | Finding::Uncounted) => {}
+                Ok(Finding::Whole { written }) => {
+                    if let Some(facts) = lane.table.facts(client, record) {
+                        let header = if direction == Direction::Up { facts.header_bytes() } else { 0 };
+                        facts.set_bytes(direction, written.saturating_sub(header.into()));
+                    }
+                }
+                Ok(Finding::Broken | Finding::Uncounted) => {}
                 // Too busy to be read: it is not the one that died.
                 Err(error) if would_block(&error) => {}
                 Ok(Finding::UrgentTwice) => drop(urgent::take(source)),
@@ -208,9 +215,9 @@ impl Tcp {
             }
             Ok(socket::CLOSED) | Err(_) => {
                 if let Some(error) = socket::take_error(upstream) {
-                    self.give_up(lane, record, connect::classify(&error), now_ms);
+                    self.give_up(lane, client, record, connect::classify(&error), now_ms);
                 } else {
-                    self.drop_upstream(lane, record);
+                    self.drop_upstream(lane, client, record);
                 }
                 self.connect(lane, client, record, now_ms);
             }
@@ -223,13 +230,12 @@ impl Tcp {
     }
 
     /// Forgets an upstream connection that is no server's fault.
-    fn drop_upstream(&mut self, lane: &Lane, record: &'static Record) {
+    fn drop_upstream(&mut self, lane: &Lane, client: Fd, record: &'static Record) {
         if let Some(server) = record.server() {
             lane.server(server).open.down();
             record.set_server(None);
         }
-        if let Some(upstream) = record.upstream() {
-            record.set_upstream(None);
+        if let Some(upstream) = connect::forget_upstream(lane, client, record) {
             lane.close(upstream);
         }
     }
@@ -237,7 +243,7 @@ impl Tcp {
     /// Resets a connection that cannot be carried on, and counts why.
     fn lose(&mut self, lane: &Lane, client: Fd, record: &'static Record, reason: LostReason) {
         lane.block().counters.lost.tcp[reason as usize].add(1);
-        self.reset(lane, client, record);
+        self.reset(lane, client, record, Ending::Lost);
     }
 
     fn count_in(&mut self, lane: &Lane, record: &Record) {

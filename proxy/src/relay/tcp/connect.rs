@@ -6,7 +6,7 @@ use crate::{
     fault::{self, Point},
     relay::{Lane, servers, token::Token},
     sys::{Fd, epoll, fd::close, is_exhausted, pipe, socket, time},
-    table::{ConnectFailure, Direction, Kind, Part, Record, Rejection, State, Tag, Window, flag},
+    table::{ConnectFailure, Direction, Ending, Kind, Part, Record, Rejection, State, Tag, Window, flag},
 };
 
 use super::{Deadline, Tcp, own_record};
@@ -32,15 +32,13 @@ impl Tcp {
                 }
                 // No server's fault, and no other one would do better.
                 Err(error) if is_exhausted(&error) => {
-                    lane.listener(record.listener()).reject(Rejection::Descriptors);
-                    self.reset(lane, client, record);
+                    self.reject(lane, client, record, Rejection::Descriptors);
                     return;
                 }
-                Err(error) => self.give_up(lane, record, classify(&error), now_ms),
+                Err(error) => self.give_up(lane, client, record, classify(&error), now_ms),
             }
         }
-        lane.listener(record.listener()).reject(Rejection::Upstream);
-        self.reset(lane, client, record);
+        self.reject(lane, client, record, Rejection::Upstream);
     }
 
     /// An event of an upstream socket that is connecting.
@@ -61,7 +59,7 @@ impl Tcp {
         match &error {
             Some(error) if !has_answered => {
                 fault::point(Point::ConnectFailed);
-                self.give_up(lane, record, classify(error), now_ms);
+                self.give_up(lane, client, record, classify(error), now_ms);
                 self.connect(lane, client, record, now_ms);
                 return;
             }
@@ -75,6 +73,7 @@ impl Tcp {
         let counters = lane.server(server);
         counters.connections.add(1);
         let took_ms = (time::monotonic_ms() as u32).wrapping_sub(record.opened_ms());
+        lane.table.facts(client, record).into_iter().for_each(|facts| facts.set_connect_ms(Some(took_ms)));
         counters.connect_duration.observe_us(u64::from(took_ms) * 1000);
         servers::note_success(lane, server);
         let generation = record.generation();
@@ -85,7 +84,7 @@ impl Tcp {
             }
         }
         if is_open() && error.is_some() {
-            self.reset(lane, client, record);
+            self.reset(lane, client, record, Ending::ServerReset);
         }
     }
 
@@ -99,7 +98,7 @@ impl Tcp {
                 Some(_) if !is_due => return,
                 Some(record) if runs_out(lane, record) == deadline.at_ms => {
                     self.connecting.pop_front();
-                    self.give_up(lane, record, ConnectFailure::Timeout, now_ms);
+                    self.give_up(lane, deadline.client, record, ConnectFailure::Timeout, now_ms);
                     self.connect(lane, deadline.client, record, now_ms);
                 }
                 // Connected, gone, or connecting to another server since.
@@ -112,6 +111,7 @@ impl Tcp {
     pub(super) fn give_up(
         &mut self,
         lane: &Lane,
+        client: Fd,
         record: &'static Record,
         failure: ConnectFailure,
         now_ms: u32,
@@ -124,12 +124,19 @@ impl Tcp {
             record.set_tried(servers::tried_number(lane, record.listener(), server));
             record.set_server(None);
         }
-        if let Some(upstream) = record.upstream() {
-            record.set_upstream(None);
+        if let Some(upstream) = forget_upstream(lane, client, record) {
             fault::point(Point::ConnectForgotten);
             lane.close(upstream);
         }
     }
+}
+
+/// Forgets the upstream socket, but not when the connection was accepted. Answers the socket, which is to be closed.
+pub(super) fn forget_upstream(lane: &Lane, client: Fd, record: &Record) -> Option<Fd> {
+    let upstream = record.upstream()?;
+    record.set_opened(lane.table.accepted_ms(client, record));
+    record.set_upstream(None);
+    Some(upstream)
 }
 
 /// Whether an event that a dead worker had taken was about an earlier attempt of this connection,
@@ -155,6 +162,7 @@ fn open_upstream(
             close(upstream);
             return Err(io::Error::from_raw_os_error(libc::EMFILE));
         };
+        own.facts().begin(record.opened_ms());
         own.set_owner(client, Part::Upstream);
         record.set_upstream(Some(upstream));
         fault::point(Point::ConnectRecorded);

@@ -5,7 +5,7 @@ use crate::{
     fault::{self, Point},
     relay::Lane,
     sys::{Fd, socket},
-    table::{Direction, Holder, Record, State, flag},
+    table::{Direction, Ending, Holder, Record, Rejection, State, flag},
 };
 
 use super::Tcp;
@@ -21,6 +21,11 @@ impl Tcp {
         sink: Fd,
     ) {
         fault::point(Point::EndSeen);
+        record.set_ending(match record.ending() {
+            Some(first) => first,
+            None if direction == Direction::Up => Ending::ClientEnded,
+            None => Ending::ServerEnded,
+        });
         record.set(flag::of(flag::SHUT, direction));
         record.clear(flag::of(flag::MORE, direction));
         fault::point(Point::EndFlagged);
@@ -33,9 +38,26 @@ impl Tcp {
         }
     }
 
-    /// Resets both sides: what one of them broke off must not look like an end to the other.
-    pub(super) fn reset(&mut self, lane: &Lane, client: Fd, record: &'static Record) {
+    /// Turns a connection away, and counts why.
+    pub(super) fn reject(&mut self, lane: &Lane, client: Fd, record: &'static Record, why: Rejection) {
+        lane.listener(record.listener()).reject(why);
+        self.reset(lane, client, record, Ending::Refused(why));
+    }
+
+    /// Resets both sides, one of which is broken.
+    pub(super) fn break_off(&mut self, lane: &Lane, client: Fd, record: &'static Record) {
+        let is_client = socket::state(client).is_ok_and(|state| state == socket::CLOSED);
+        let ending = if is_client { Ending::ClientReset } else { Ending::ServerReset };
+        self.reset(lane, client, record, ending);
+    }
+
+    /// Resets both sides: what one of them broke off must not look like an end to the other. The first
+    /// reason counts, should the worker die in the middle.
+    pub(super) fn reset(&mut self, lane: &Lane, client: Fd, record: &'static Record, why: Ending) {
         fault::point(Point::ResetSeen);
+        if !record.has(flag::RESET) {
+            record.set_ending(why);
+        }
         record.set(flag::RESET);
         fault::point(Point::ResetFlagged);
         if let Some(upstream) = record.upstream() {

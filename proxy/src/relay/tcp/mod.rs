@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use crate::{
     fault::{self, Point},
     sys::{Fd, epoll, socket},
-    table::{Direction, Holder, Kind, Record, State, Tag, flag},
+    table::{Direction, Ending, Holder, Kind, Record, State, Tag, flag},
 };
 
 use super::{Lane, pipes::Pipes, token::Token};
@@ -82,7 +82,7 @@ impl Tcp {
             (State::Connecting, Direction::Down) => self.on_connect(lane, client, record, mask, now_ms),
             (State::Connecting | State::Accepted, _) => {
                 if mask & epoll::ERR != 0 && socket::take_error(client).is_some() {
-                    self.reset(lane, client, record);
+                    self.reset(lane, client, record, Ending::ClientReset);
                 }
             }
             (State::Established, _) => self.on_data(lane, client, record, direction, mask),
@@ -105,7 +105,9 @@ impl Tcp {
             };
             // A reset must not pass as an end, whatever splice made of it.
             if source.is_none_or(|source| socket::take_error(source).is_some()) {
-                self.reset(lane, client, record);
+                let (by_client, by_server) = (Ending::ClientReset, Ending::ServerReset);
+                let why = if direction == Direction::Up { by_client } else { by_server };
+                self.reset(lane, client, record, why);
             }
         }
         let back = other(direction);
@@ -139,6 +141,9 @@ impl Tcp {
             Direction::Up => counters.received_bytes.add(moved as u64),
             Direction::Down => counters.sent_bytes.add(moved as u64),
         }
+        if let Some(own) = lane.table.record(upstream) {
+            own.facts().add_bytes(direction, moved, record.active_ms());
+        }
         let more = flag::of(flag::MORE, direction);
         let turn = Turn { client, generation: record.generation(), direction };
         match outcome {
@@ -155,7 +160,7 @@ impl Tcp {
                 self.waiting.push(turn);
             }
             Outcome::Ended => self.pass_end(lane, client, record, direction, sink),
-            Outcome::Broken => self.reset(lane, client, record),
+            Outcome::Broken => self.break_off(lane, client, record),
         }
     }
 
@@ -196,7 +201,7 @@ impl Tcp {
         let is_idle = u128::from(now_ms.wrapping_sub(record.active_ms())) >= limit.as_millis();
         if record.worker() == lane.worker && record.state() == State::Established && is_idle {
             lane.listener(record.listener()).idle_closed.add(1);
-            self.reset(lane, client, record);
+            self.reset(lane, client, record, Ending::Idle);
         }
     }
 }

@@ -35,7 +35,10 @@ pub fn written(sink: &StreamCounters, connected: bool) -> u64 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finding {
     /// Every byte that was read is in the holder or was written.
-    Whole,
+    Whole {
+        /// Bytes written to the sink.
+        written: u64,
+    },
     /// The urgent byte is in the holder, and at the source still: its taker died in between.
     UrgentTwice,
     /// Bytes are missing or too many.
@@ -56,7 +59,7 @@ pub enum Finding {
 /// Compares the three.
 pub fn judge(read: u64, residue: u64, written: u64, at_mark: bool) -> Finding {
     match read.checked_sub(written) {
-        Some(held) if held == residue => Finding::Whole,
+        Some(held) if held == residue => Finding::Whole { written },
         Some(held) if at_mark && held + 1 == residue => Finding::UrgentTwice,
         _ => Finding::Mismatch { read, residue, written },
     }

@@ -63,8 +63,8 @@ fn a_full_socket_counts_what_it_took() {
 
 #[test]
 fn what_is_missing_or_double_is_seen() {
-    assert_eq!(judge(100, 0, 100, false), Finding::Whole);
-    assert_eq!(judge(100, 30, 70, true), Finding::Whole);
+    assert_eq!(judge(100, 0, 100, false), Finding::Whole { written: 100 });
+    assert_eq!(judge(100, 30, 70, true), Finding::Whole { written: 70 });
     assert_eq!(judge(100, 31, 70, true), Finding::UrgentTwice);
     let mismatch = |read, residue, written| Finding::Mismatch { read, residue, written };
     assert_eq!(judge(100, 31, 70, false), mismatch(100, 31, 70));

@@ -16,7 +16,8 @@ use crate::{
     relay::{Lane, servers, token::Token},
     sys::{Fd, epoll, fd::close, socket, udp},
     table::{
-        ConnectFailure, DrainState, DropReason, Entering, Entry, Found, Kind, Record, State, Table, Tag, flag,
+        ConnectFailure, DrainState, DropReason, Ending, Entering, Entry, Found, Kind, Record, State, Table,
+        Tag, flag,
     },
 };
 
@@ -97,13 +98,16 @@ impl Flows {
     /// then, it passes on answers until it is idle.
     pub fn adopt(&mut self, lane: &Lane, fd: Fd, record: &Record) {
         let key = Key::recorded(record);
+        record.set_takeovers(record.takeovers().saturating_add(1));
         count(lane, &key, record.server());
         enter(lane, &key, Entry { fd, generation: record.generation() });
     }
 
-    /// Ends a flow of this worker and closes its socket, now or as soon as nobody uses it.
-    pub fn end(&mut self, lane: &Lane, fd: Fd) {
+    /// Ends a flow of this worker and closes its socket, now or as soon as nobody uses it. The first reason
+    /// counts, should the worker die in the middle: then its heir ends the flow ([`Record::ending`]).
+    pub fn end(&mut self, lane: &Lane, fd: Fd, why: Ending) {
         let Some(record) = lane.table.record(fd) else { return };
+        record.set_ending(record.ending().unwrap_or(why));
         let (key, index) = (Key::recorded(record), lane.table.index());
         lane.block().udp_flows.down();
         lane.listener(key.listener).open.down();
@@ -124,9 +128,9 @@ impl Flows {
             note_failure(lane, server, failure, now_ms);
         }
         if flow.is_own() {
-            return self.end(lane, flow.fd);
+            return self.end(lane, flow.fd, Ending::ServerFailed);
         }
-        flow.record.set(flag::FAILED);
+        flow.record.set_shared(flag::FAILED);
         hold::unwatch(lane, Entry { fd: flow.fd, generation: flow.record.generation() });
     }
 
@@ -191,6 +195,7 @@ fn open(lane: &Lane, key: Key, server: u32, now_ms: u32) -> io::Result<Entry> {
         let tag = lane.table.tag(fd).ok_or_else(out_of_range)?;
         udp::prepare_flow(fd)?;
         socket::connect(fd, address)?;
+        lane.table.udp_facts(fd).into_iter().for_each(|facts| facts.begin(now_ms));
         record.begin(State::Established, lane.worker, key.listener, now_ms);
         record.set_udp(key.client, key.local);
         record.set_server(Some(server));

@@ -6,11 +6,11 @@
 
 use proxy_common::lease::SEATS;
 
-use super::key::Key;
+use super::{forward::Sent, key::Key};
 use crate::{
     relay::{Lane, token::Token},
     sys::{Fd, epoll},
-    table::{Entry, EstateStage, Found, Kind, Record, Tag, Using, flag},
+    table::{Direction, Entry, EstateStage, Found, Kind, Record, Tag, Using, flag},
 };
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -31,6 +31,14 @@ impl Held {
         let is_own = is_own(lane, fd, record);
         let using = (!is_own).then(|| Using::declare(&lane.block().using, fd));
         (is_flow(lane, fd) && record.is_established(generation)).then_some(Self { fd, record, using })
+    }
+
+    /// Notes what was sent by it.
+    pub fn note(&self, lane: &Lane, direction: Direction, sent: &Sent, now_ms: u32) {
+        self.record.touch(now_ms);
+        if let Some(facts) = lane.table.udp_facts(self.fd) {
+            facts.add(direction, sent.bytes, sent.datagrams, now_ms);
+        }
     }
 
     /// Whether it is this worker's.

@@ -34,7 +34,9 @@ use crate::{
         Fd, socket,
         udp::{BATCH, Destination, Inbox},
     },
-    table::{DropReason, Entry, Kind, ListenerCounters, LostReason, Record, State, Tag, flag},
+    table::{
+        Direction, DropReason, Ending, Entry, Kind, ListenerCounters, LostReason, Record, State, Tag, flag,
+    },
 };
 
 /// Bytes that one socket may receive in a turn; the batch that exceeds it is the last.
@@ -88,7 +90,7 @@ impl Udp {
         while turn.goes_on() {
             match self.inbox.get_or_insert_default().receive(fd) {
                 Ok(count) => {
-                    let bytes = self.send_down(lane, flow.record, &way, counters, now_ms);
+                    let bytes = self.send_down(lane, &flow, &way, counters, now_ms);
                     turn.took(count, bytes);
                 }
                 Err(error) => match Fault::of(&error) {
@@ -109,11 +111,11 @@ impl Udp {
     }
 
     /// Ends the flow at `fd` if it is this worker's and has been idle for `--udp-idle`, or another
-    /// worker has seen its server refuse. Answers whether it has.
+    /// worker has seen its server refuse, or has died in ending it. Answers whether it has.
     pub fn expire_one(&mut self, lane: &Lane, fd: Fd, now_ms: u32) -> bool {
         let Some(record) = own_record(lane, fd) else { return false };
-        if record.has(flag::FAILED) {
-            self.flows.end(lane, fd);
+        if record.has(flag::FAILED) || record.ending().is_some() {
+            self.flows.end(lane, fd, Ending::ServerFailed);
             return true;
         }
         // Nobody says when a flow has ended, so what drains does not wait for long.
@@ -125,7 +127,7 @@ impl Udp {
             return false;
         }
         lane.listener(record.listener()).idle_closed.add(1);
-        self.flows.end(lane, fd);
+        self.flows.end(lane, fd, Ending::Idle);
         true
     }
 
@@ -186,7 +188,7 @@ impl Udp {
             match sent.failure {
                 Some(failure) => self.flows.fail(lane, &flow, failure, now_ms),
                 None => {
-                    flow.record.touch(now_ms);
+                    flow.note(lane, Direction::Up, &sent, now_ms);
                     flow.watch(lane);
                 }
             }
@@ -201,7 +203,7 @@ impl Udp {
     fn send_down(
         &mut self,
         lane: &Lane,
-        record: &Record,
+        flow: &Held,
         way: &Way,
         counters: &ListenerCounters,
         now_ms: u32,
@@ -210,8 +212,8 @@ impl Udp {
         let sent = forward(inbox, Chosen::first(inbox.messages().len()), way, counters);
         counters.datagrams_sent.add(sent.datagrams);
         counters.sent_bytes.add(sent.bytes);
-        record.touch(now_ms);
-        record.server().into_iter().for_each(|server| servers::note_success(lane, server));
+        flow.note(lane, Direction::Down, &sent, now_ms);
+        flow.record.server().into_iter().for_each(|server| servers::note_success(lane, server));
         inbox.messages().iter().map(|message| message.len).sum()
     }
 }

@@ -15,18 +15,26 @@ pub fn export(table: &Table) -> (Vec<Image>, Vec<Fd>) {
         let fd = Fd::from_raw(number as i32);
         let Some(record) = table.record(fd).filter(|record| record.state() != State::Free) else { continue };
         match cell.get().kind {
-            Kind::Client => images.push(Image::of_tcp(record, &parts(table, fd, record), &mut fds)),
+            Kind::Client => images.push(connection(table, fd, record, &mut fds)),
             // The one of two with the same client that gets its datagrams has to come first, for that is
             // the one that will.
             Kind::UdpFlow if udp::is_indexed(table, fd, record) => {
-                images.push(Image::of_udp(record, fd, &mut fds));
+                images.extend(flow(table, fd, record, &mut fds));
             }
             Kind::UdpFlow => others.push((fd, record)),
             _ => {}
         }
     }
-    images.extend(others.into_iter().map(|(fd, record)| Image::of_udp(record, fd, &mut fds)));
+    images.extend(others.into_iter().filter_map(|(fd, record)| flow(table, fd, record, &mut fds)));
     (images, fds.0)
+}
+
+fn connection(table: &Table, client: Fd, record: &Record, fds: &mut Descriptors) -> Image {
+    Image::of_tcp(record, table.facts(client, record), &parts(table, client, record), fds)
+}
+
+fn flow(table: &Table, fd: Fd, record: &Record, fds: &mut Descriptors) -> Option<Image> {
+    Some(Image::of_udp(record, table.udp_facts(fd)?, fd, fds))
 }
 
 /// What a record names and is not its own (a wild write) is not handed over with it.

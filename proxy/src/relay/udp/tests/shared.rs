@@ -10,7 +10,7 @@ use crate::{
         udp::{flows::Flows, key::Key},
     },
     sys::epoll,
-    table::{Kind, Using},
+    table::{Ending, Kind, Using},
 };
 
 /// A flow of the first worker's, whose client's datagrams go to the second one; its descriptor, the
@@ -203,7 +203,7 @@ fn two_workers_that_begin_one_flow_at_once_have_one() {
                     flows.tick(&lane);
                     barrier.wait();
                     if let Ok((fd, true)) = held {
-                        flows.end(&lane, fd);
+                        flows.end(&lane, fd, Ending::Idle);
                     }
                     held.map(|(fd, _)| fd)
                 };
