@@ -93,14 +93,10 @@ pub struct Config {
     pub control: PathBuf,
     /// Who pools and control run as; `None`: stay who we are (not root).
     pub user: Option<User>,
-    /// Limit on one attempt to connect.
-    pub connect_timeout: Duration,
-    /// Limit on silence of a connection.
-    pub idle_timeout: Option<Duration>,
-    /// Limit on silence of a UDP flow.
-    pub udp_idle: Duration,
-    /// Idle time before TCP keepalive probes.
-    pub keepalive: Duration,
+    /// What holds for a listener of which the settings say nothing more.
+    pub listener_defaults: Arc<ListenerRules>,
+    /// The same for an upstream.
+    pub upstream_defaults: Arc<UpstreamRules>,
     /// Limit on open connections; `None`: as many as descriptors allow.
     pub max_connections: Option<usize>,
     /// Limit on UDP flows; `None`: as many as descriptors allow.
@@ -133,8 +129,10 @@ impl Config {
         let fence_after = options::fence_after(given, lease)?;
         let max_connections = options::at_least_one(&given.max_connections)?;
         let max_flows = options::at_least_one(&given.max_flows)?;
-        let listeners = listeners::all(settings)?;
-        let upstreams = upstreams::all(&settings.upstreams, &listeners)?;
+        let listener_defaults = Arc::new(options::listener_rules(given));
+        let listeners = listeners::all(settings, &listener_defaults)?;
+        let upstream_defaults = Arc::new(options::upstream_rules(given));
+        let upstreams = upstreams::all(&settings.upstreams, &upstream_defaults, &listeners)?;
         Ok(Self {
             listeners,
             upstreams,
@@ -145,16 +143,24 @@ impl Config {
             metrics: given.metrics.as_ref().map(|metrics| metrics.value),
             control: options::control(given),
             user,
-            connect_timeout: options::connect_timeout(given),
-            idle_timeout: options::idle_timeout(given),
-            udp_idle: options::udp_idle(given),
-            keepalive: options::keepalive(given),
+            listener_defaults,
+            upstream_defaults,
             max_connections,
             max_flows,
             drain_timeout: options::drain_timeout(given),
             log_format: given.log_format.as_ref().map(|format| format.value),
             access_log: None,
         })
+    }
+
+    /// The rules of a listener; the defaults if there is no such listener.
+    pub fn rules(&self, listener: u32) -> &ListenerRules {
+        self.listeners.get(listener as usize).map_or(&self.listener_defaults, |listener| &listener.rules)
+    }
+
+    /// The rules of the upstream that a listener's traffic goes to; the defaults if there is none.
+    pub fn upstream_rules(&self, listener: u32) -> &UpstreamRules {
+        self.upstream_of(listener).map_or(&self.upstream_defaults, |(_, upstream)| &upstream.rules)
     }
 
     /// The number of the upstream that a listener's traffic goes to, and that; `None` if there is no such listener.

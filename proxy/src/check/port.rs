@@ -21,7 +21,7 @@ pub fn all(config: &Config) -> Vec<Finding> {
     let listeners = config.listeners.iter().map(|listener| {
         let ListenAddress { protocol, address } = listener.address;
         let what = format!("listener {}: {}", listener.name, listener.address);
-        judge(what, protocol, address, probe(config, listener))
+        judge(what, protocol, address, probe(listener))
     });
     // The metrics address is bound by std, with the options that it sets.
     let metrics = config.metrics.iter().map(|address| {
@@ -30,13 +30,13 @@ pub fn all(config: &Config) -> Vec<Finding> {
     listeners.chain(metrics).collect()
 }
 
-fn probe(config: &Config, listener: &Listener) -> io::Result<()> {
+fn probe(listener: &Listener) -> io::Result<()> {
     let ListenAddress { protocol, address } = listener.address;
     let options = ListenOptions {
         v6_only: listener.v6_only,
         backlog: 1,
         receive_buffer: 0,
-        keepalive: config.keepalive,
+        flow: listener.rules.flow_options(),
     };
     listener::probe_port(protocol, address, options)
 }

@@ -1,10 +1,13 @@
 //! Listeners, checked.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use proxy_common::abi::DEFAULT_MAX_LISTENERS;
 
-use super::{ListenAddress, Listener};
+use super::{ListenAddress, Listener, rules::ListenerRules};
 use crate::{
     settings::{ConfigError, Given, ListenerSettings, Settings, UpstreamSettings, bad, nearest},
     sys::socket::Protocol,
@@ -14,7 +17,7 @@ use crate::{
 const MAX_NAME: usize = 64;
 
 /// All listeners, one for each address.
-pub fn all(settings: &Settings) -> Result<Vec<Listener>, ConfigError> {
+pub fn all(settings: &Settings, defaults: &Arc<ListenerRules>) -> Result<Vec<Listener>, ConfigError> {
     let mut listeners: Vec<Listener> = Vec::new();
     for (number, given) in settings.listeners.iter().enumerate() {
         check_name(&given.name)?;
@@ -32,7 +35,7 @@ pub fn all(settings: &Settings) -> Result<Vec<Listener>, ConfigError> {
                 address,
                 upstream,
                 v6_only: false,
-                rules: Default::default(),
+                rules: Arc::clone(defaults),
                 is_retired: false,
             });
         }

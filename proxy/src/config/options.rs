@@ -6,6 +6,7 @@ use std::{path::PathBuf, time::Duration};
 use humantime::format_duration;
 use proxy_common::lease::MAX_WORKERS;
 
+use super::rules::{ListenerRules, UpstreamRules};
 use crate::{
     cli::DEFAULT_CONTROL,
     settings::{ConfigError, Given, Options, bad, values::Patience},
@@ -22,36 +23,41 @@ const DEFAULT_LEASE: Duration = Duration::from_millis(100);
 const DEFAULT_FENCE_AFTER: Duration = Duration::from_secs(1);
 const DEFAULT_USER: &str = "nobody";
 
-fn or_seconds(given: &Option<Given<Duration>>, default: u64) -> Duration {
-    given.as_ref().map_or(Duration::from_secs(default), |given| given.value)
+fn or(given: &Option<Given<Duration>>, default: Duration) -> Duration {
+    given.as_ref().map_or(default, |given| given.value)
 }
 
-fn patience_or_seconds(given: &Option<Given<Patience>>, default: u64) -> Option<Duration> {
-    given.as_ref().map_or(Some(Duration::from_secs(default)), |given| given.value.0)
+fn patience_or(given: &Option<Given<Patience>>, default: Option<Duration>) -> Option<Duration> {
+    given.as_ref().map_or(default, |given| given.value.0)
 }
 
-pub fn connect_timeout(options: &Options) -> Duration {
-    or_seconds(&options.connect_timeout, 5)
+/// The rules of a listener of which nothing more is said.
+pub fn listener_rules(options: &Options) -> ListenerRules {
+    let rules = ListenerRules::default();
+    ListenerRules {
+        idle_timeout: patience_or(&options.idle_timeout, rules.idle_timeout),
+        udp_idle: or(&options.udp_idle, rules.udp_idle),
+        keepalive: or(&options.keepalive, rules.keepalive),
+        ..rules
+    }
 }
 
-pub fn idle_timeout(options: &Options) -> Option<Duration> {
-    patience_or_seconds(&options.idle_timeout, 3600)
-}
-
-pub fn udp_idle(options: &Options) -> Duration {
-    or_seconds(&options.udp_idle, 60)
-}
-
-pub fn keepalive(options: &Options) -> Duration {
-    or_seconds(&options.keepalive, 60)
+/// The same of an upstream.
+pub fn upstream_rules(options: &Options) -> UpstreamRules {
+    let rules = UpstreamRules::default();
+    UpstreamRules {
+        connect_timeout: or(&options.connect_timeout, rules.connect_timeout),
+        keepalive: or(&options.keepalive, rules.keepalive),
+        ..rules
+    }
 }
 
 pub fn drain_timeout(options: &Options) -> Duration {
-    or_seconds(&options.drain_timeout, 30)
+    or(&options.drain_timeout, Duration::from_secs(30))
 }
 
 pub fn failback_after(options: &Options) -> Option<Duration> {
-    patience_or_seconds(&options.failback_after, 10)
+    patience_or(&options.failback_after, Some(Duration::from_secs(10)))
 }
 
 pub fn control(options: &Options) -> PathBuf {

@@ -6,6 +6,7 @@ use std::{path::PathBuf, time::Duration};
 use ipnet::IpNet;
 
 use super::access::Access;
+use crate::sys::socket::FlowOptions;
 
 /// How a listener's traffic is treated. All addresses of one `[[listener]]` share it.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,6 +62,14 @@ impl Default for ListenerRules {
             access_log: true,
             sni: None,
         }
+    }
+}
+
+impl ListenerRules {
+    /// What sockets to clients have.
+    pub fn flow_options(&self) -> FlowOptions {
+        let Self { keepalive, user_timeout, bandwidth, .. } = *self;
+        FlowOptions { keepalive, user_timeout, pacing: bandwidth }
     }
 }
 

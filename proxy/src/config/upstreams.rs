@@ -1,8 +1,8 @@
 //! Upstreams and their servers, checked.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
-use super::{Listener, Upstream, listeners::check_name};
+use super::{Listener, Upstream, listeners::check_name, rules::UpstreamRules};
 use crate::{
     settings::{ConfigError, Given, UpstreamSettings},
     table::{Identity, Origin},
@@ -66,7 +66,11 @@ impl ServerSettings {
 }
 
 /// All upstreams.
-pub fn all(given: &[UpstreamSettings], listeners: &[Listener]) -> Result<Vec<Upstream>, ConfigError> {
+pub fn all(
+    given: &[UpstreamSettings],
+    defaults: &Arc<UpstreamRules>,
+    listeners: &[Listener],
+) -> Result<Vec<Upstream>, ConfigError> {
     let (mut upstreams, mut count) = (Vec::new(), 0);
     for upstream in given {
         check_name(&upstream.name)?;
@@ -76,7 +80,7 @@ pub fn all(given: &[UpstreamSettings], listeners: &[Listener]) -> Result<Vec<Ups
             let problem = format!("with its servers there are {count}");
             return Err(upstream.name.bad(problem, format!("at most {MAX_SERVERS} are possible")));
         }
-        let (name, rules) = (upstream.name.value.clone(), Default::default());
+        let (name, rules) = (upstream.name.value.clone(), Arc::clone(defaults));
         upstreams.push(Upstream { name, servers, slots: 0..0, rules, is_retired: false });
     }
     lay_out_slots(&mut upstreams);

@@ -82,7 +82,7 @@ impl Worker {
                 self.beat_now_and_then(index);
             }
             self.on_sets_beside();
-            self.tcp.run_turns(&self.lane);
+            self.tcp.run_turns(&self.lane, self.now_ms());
             if self.now_ns >= self.next_tick_ns {
                 self.tick();
             }

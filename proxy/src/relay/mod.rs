@@ -1,6 +1,7 @@
 //! Relaying: what a worker does with a flow's descriptors. Knows nothing of pools.
 
 pub mod balance;
+mod expiry;
 pub mod pipes;
 pub mod servers;
 pub mod tcp;

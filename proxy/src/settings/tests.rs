@@ -61,7 +61,10 @@ fn upstreams_keep_their_order_and_their_servers() {
     assert_eq!(listeners, [("web", 0), ("web", 0), ("admin", 1)]);
     let slots: Vec<_> = config.upstreams.iter().map(|upstream| upstream.slots.clone()).collect();
     assert_eq!((slots[0].start, slots[0].end, slots[1].end), (0, slots[1].start, config.slots()));
-    assert_eq!((config.lease, config.udp_idle), (Duration::from_millis(200), Duration::from_secs(60)));
+    assert_eq!(
+        (config.lease, config.listener_defaults.udp_idle),
+        (Duration::from_millis(200), Duration::from_secs(60))
+    );
 }
 
 #[test]
@@ -153,7 +156,10 @@ fn example_of_the_readme_is_fine() {
     let readme = include_str!("../../../README.md");
     let example = readme.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
     let read = config(example).unwrap();
-    assert_eq!((read.listeners.len(), read.upstreams.len(), read.idle_timeout), (3, 2, None));
+    assert_eq!(
+        (read.listeners.len(), read.upstreams.len(), read.listener_defaults.idle_timeout),
+        (3, 2, None)
+    );
     // And the message below it.
     let error = config(&example.replace("lease =", "leas =")).unwrap_err().to_string();
     assert!(readme.contains(&format!("\nproxy: {error}\n")), "{error}");

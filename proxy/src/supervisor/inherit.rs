@@ -1,6 +1,6 @@
 //! What a supervisor has from the one before it, and which of it its settings still name.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use proxy_common::abi::DEFAULT_MAX_LISTENERS;
@@ -227,7 +227,7 @@ fn retired(config: &Config, offered: &OfferedListener) -> Listener {
         address: address(offered),
         upstream: upstream.map_or(u32::MAX, |number| number as u32),
         v6_only: offered.v6_only,
-        rules: Default::default(),
+        rules: Arc::clone(&config.listener_defaults),
         is_retired: true,
     }
 }

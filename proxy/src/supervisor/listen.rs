@@ -62,7 +62,7 @@ impl Sockets {
             let rest = given.split_off(given.len().min(per_listener));
             surplus.extend(rest.into_iter().map(|socket| (number, socket)));
             if is_new && !listener.is_retired {
-                probe(config, listener)?;
+                probe(listener)?;
             }
             let first = all.len();
             all.extend(given);
@@ -78,10 +78,10 @@ impl Sockets {
                 }
                 // A TCP socket is in its group when it listens, a UDP socket when it is bound.
                 if !is_apart || is_tcp(listener) {
-                    bind(config, listener, socket)?;
+                    bind(listener, socket)?;
                 }
                 if !is_apart {
-                    join(config, listener, socket)?;
+                    join(listener, socket)?;
                 }
             }
         }
@@ -101,8 +101,8 @@ impl Sockets {
             let listener = &config.listeners[(slot / slot::count(1, self.workers)) as usize];
             let socket = self.all[*slot as usize];
             let is_bound = is_tcp(listener) || socket::local_address(socket).is_ok_and(|at| at.port() > 0);
-            let bound = if is_bound { Ok(()) } else { bind(config, listener, socket) };
-            result = bound.and_then(|()| join(config, listener, socket)).and(result);
+            let bound = if is_bound { Ok(()) } else { bind(listener, socket) };
+            result = bound.and_then(|()| join(listener, socket)).and(result);
         }
         result
     }
@@ -238,10 +238,11 @@ pub fn remove(config: &Config, steering: &mut Steering, sockets: &Sockets, liste
 
 /// Sets what the settings say of inherited sockets, too.
 pub fn refresh(config: &Config, sockets: &Sockets) {
-    for (number, _) in (0..).zip(&config.listeners).filter(|(_, listener)| is_tcp(listener)) {
+    for (number, listener) in (0..).zip(&config.listeners).filter(|(_, listener)| is_tcp(listener)) {
+        let options = listener.rules.flow_options();
         for slot in sockets.of_listener(number).filter(|slot| sockets.is_there(*slot)) {
-            if let Err(error) = listener::prepare(sockets.all[slot as usize], config.keepalive) {
-                tracing::warn!(%error, "the keepalive of new connections cannot be set");
+            if let Err(error) = listener::prepare(sockets.all[slot as usize], options) {
+                tracing::warn!(%error, "keepalive, user timeout and pacing of new connections cannot be set");
             }
         }
     }
@@ -261,9 +262,9 @@ fn is_tcp(listener: &Listener) -> bool {
     listener.address.protocol == Protocol::Tcp
 }
 
-fn probe(config: &Config, listener: &Listener) -> Result<()> {
+fn probe(listener: &Listener) -> Result<()> {
     let ListenAddress { protocol, address } = listener.address;
-    listener::probe_port(protocol, address, options(config, listener))
+    listener::probe_port(protocol, address, options(listener))
         .map_err(|error| explain(listener.address, &error))
 }
 
@@ -272,16 +273,16 @@ fn make(listener: &Listener) -> Result<Fd> {
     listener::make(protocol, address).map_err(|error| explain(listener.address, &error))
 }
 
-fn bind(config: &Config, listener: &Listener, socket: Fd) -> Result<()> {
+fn bind(listener: &Listener, socket: Fd) -> Result<()> {
     let ListenAddress { protocol, address } = listener.address;
-    listener::bind(socket, protocol, address, options(config, listener))
+    listener::bind(socket, protocol, address, options(listener))
         .map_err(|error| explain(listener.address, &error))
 }
 
 /// A socket that is bound becomes one of its group, if it is not.
-fn join(config: &Config, listener: &Listener, socket: Fd) -> Result<()> {
+fn join(listener: &Listener, socket: Fd) -> Result<()> {
     match listener.address.protocol {
-        Protocol::Tcp => listener::listen(socket, options(config, listener).backlog)
+        Protocol::Tcp => listener::listen(socket, options(listener).backlog)
             .map_err(|error| explain(listener.address, &error)),
         Protocol::Udp => {
             udp::prepare_listener(socket).with_context(|| format!("cannot prepare {}", listener.address))
@@ -289,12 +290,12 @@ fn join(config: &Config, listener: &Listener, socket: Fd) -> Result<()> {
     }
 }
 
-fn options(config: &Config, listener: &Listener) -> ListenOptions {
+fn options(listener: &Listener) -> ListenOptions {
     ListenOptions {
         v6_only: listener.v6_only,
         backlog: BACKLOG,
         receive_buffer: RECEIVE_BUFFER,
-        keepalive: config.keepalive,
+        flow: listener.rules.flow_options(),
     }
 }
 

@@ -1,13 +1,15 @@
 //! Listening sockets.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr};
 
 use super::{
     Fd,
     address::RawAddress,
     check,
     fd::close,
-    socket::{Protocol, get_int, new_socket, set_flow_options, set_int},
+    socket::{
+        FlowOptions, Protocol, get_int, new_socket, set_flow_options, set_int, set_pacing, set_user_timeout,
+    },
 };
 
 /// What a listening socket is made with.
@@ -19,8 +21,8 @@ pub struct ListenOptions {
     pub backlog: i32,
     /// UDP: bytes that may wait in the socket.
     pub receive_buffer: i32,
-    /// TCP keepalive: idle time before the first probe.
-    pub keepalive: Duration,
+    /// TCP: what accepted sockets have.
+    pub flow: FlowOptions,
 }
 
 /// Whether a port is free of sockets that are not ours. Binding with `SO_REUSEPORT` would silently
@@ -65,7 +67,7 @@ pub fn bind(socket: Fd, protocol: Protocol, address: SocketAddr, options: Listen
     match protocol {
         Protocol::Tcp => {
             set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
-            prepare(socket, options.keepalive)?;
+            prepare(socket, options.flow)?;
         }
         Protocol::Udp => set_receive_buffer(socket, options.receive_buffer)?,
     }
@@ -76,8 +78,11 @@ pub fn bind(socket: Fd, protocol: Protocol, address: SocketAddr, options: Listen
 ///
 /// # Errors
 /// Not a TCP socket.
-pub fn prepare(socket: Fd, keepalive: Duration) -> io::Result<()> {
-    set_flow_options(socket, keepalive)
+pub fn prepare(socket: Fd, options: FlowOptions) -> io::Result<()> {
+    set_flow_options(socket, options)?;
+    // Another supervisor may have set what is not wanted any more.
+    set_user_timeout(socket, options.user_timeout)?;
+    set_pacing(socket, options.pacing)
 }
 
 /// Lets a bound TCP socket listen; one that does already gets the new backlog.

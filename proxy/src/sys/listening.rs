@@ -61,6 +61,7 @@ mod tests {
     use super::*;
     use std::net::{TcpListener, TcpStream, UdpSocket};
 
+    use crate::config::rules::ListenerRules;
     use crate::sys::{
         credentials,
         fd::close,
@@ -74,7 +75,7 @@ mod tests {
             v6_only: false,
             backlog: 1,
             receive_buffer: 4096,
-            keepalive: std::time::Duration::from_secs(60),
+            flow: ListenerRules::default().flow_options(),
         };
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             let address = "127.0.0.1:0".parse().unwrap();

@@ -13,13 +13,25 @@ pub enum Protocol {
     Udp,
 }
 
+/// What a flow's TCP sockets have beside what all of them have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowOptions {
+    /// Idle time before the first keepalive probe.
+    pub keepalive: Duration,
+    /// How long sent bytes may stay unacknowledged (`TCP_USER_TIMEOUT`, tcp(7)); `None`: as the kernel's own
+    /// retransmissions have it.
+    pub user_timeout: Option<Duration>,
+    /// Limit on sending, bytes a second (`SO_MAX_PACING_RATE`, socket(7)).
+    pub pacing: Option<u64>,
+}
+
 /// Makes a non-blocking TCP socket to connect with.
 ///
 /// # Errors
 /// The descriptor limit is reached.
-pub fn stream(to: SocketAddr, keepalive: Duration) -> io::Result<Fd> {
+pub fn stream(to: SocketAddr, options: FlowOptions) -> io::Result<Fd> {
     let socket = new_socket(Protocol::Tcp, to, libc::SOCK_NONBLOCK)?;
-    set_flow_options(socket, keepalive).inspect_err(|_| close(socket))?;
+    set_flow_options(socket, options).inspect_err(|_| close(socket))?;
     Ok(socket)
 }
 
@@ -218,13 +230,33 @@ pub(super) fn new_socket(protocol: Protocol, address: SocketAddr, flags: libc::c
 
 /// What every relayed TCP socket has: small writes are sent at once, a dead peer is noticed, and
 /// urgent bytes are counted in the stream (needed for exact stream positions).
-pub(super) fn set_flow_options(socket: Fd, keepalive: Duration) -> io::Result<()> {
+pub(super) fn set_flow_options(socket: Fd, options: FlowOptions) -> io::Result<()> {
     set_int(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
     set_int(socket, libc::SOL_SOCKET, libc::SO_OOBINLINE, 1)?;
     set_int(socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
-    let seconds = keepalive.as_secs().clamp(1, 32_767) as libc::c_int;
+    let seconds = options.keepalive.as_secs().clamp(1, 32_767) as libc::c_int;
     set_int(socket, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, seconds)?;
-    set_int(socket, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, (seconds / 4).max(1))
+    set_int(socket, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, (seconds / 4).max(1))?;
+    if options.user_timeout.is_some() {
+        set_user_timeout(socket, options.user_timeout)?;
+    }
+    if options.pacing.is_some() {
+        set_pacing(socket, options.pacing)?;
+    }
+    Ok(())
+}
+
+/// Sets how long sent bytes may stay unacknowledged; `None` takes it back.
+pub(super) fn set_user_timeout(socket: Fd, limit: Option<Duration>) -> io::Result<()> {
+    let millis = limit.map_or(0, |limit| limit.as_millis().clamp(1, i32::MAX as u128) as libc::c_int);
+    set_int(socket, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, millis)
+}
+
+/// Limits how fast a socket sends, bytes a second; `None` takes it back. TCP waits by timers of its own where no
+/// fq queue does it (`tcp_update_skb_after_send`, net/ipv4/tcp_output.c), but not within its first ten segments.
+pub(super) fn set_pacing(socket: Fd, rate: Option<u64>) -> io::Result<()> {
+    let rate = rate.map_or(libc::c_ulong::MAX, |rate| rate as libc::c_ulong);
+    set(socket, libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, &rate)
 }
 
 /// Sets an integer option.
@@ -232,9 +264,13 @@ pub(super) fn set_flow_options(socket: Fd, keepalive: Duration) -> io::Result<()
 /// # Errors
 /// As setsockopt(2).
 pub(crate) fn set_int(socket: Fd, level: i32, option: i32, value: i32) -> io::Result<()> {
-    let len = size_of::<i32>() as libc::socklen_t;
-    // SAFETY: `len` bytes are read from a live local.
-    check(unsafe { libc::setsockopt(socket.raw(), level, option, (&raw const value).cast(), len) }).map(drop)
+    set(socket, level, option, &value)
+}
+
+fn set<T>(socket: Fd, level: i32, option: i32, value: &T) -> io::Result<()> {
+    let len = size_of::<T>() as libc::socklen_t;
+    // SAFETY: `len` bytes are read from what `value` borrows.
+    check(unsafe { libc::setsockopt(socket.raw(), level, option, (&raw const *value).cast(), len) }).map(drop)
 }
 
 /// Reads an integer option.

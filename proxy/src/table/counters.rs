@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use zerocopy::{FromZeros, KnownLayout};
 
+use super::Ending;
+
 /// A number that only grows, for the life of what it is about: mostly the supervisor's.
 #[repr(transparent)]
 #[derive(Debug, FromZeros, KnownLayout)]
@@ -142,6 +144,9 @@ impl DropReason {
     ];
 }
 
+/// Endings of flows that might have gone on, which are counted.
+pub const EXPIRIES: [Ending; 4] = [Ending::Idle, Ending::HalfClosed, Ending::Lifetime, Ending::Responses];
+
 /// What one worker has counted for one listener.
 #[repr(C, align(64))]
 #[derive(Debug, FromZeros, KnownLayout)]
@@ -164,14 +169,25 @@ pub struct ListenerCounters {
     pub datagrams_dropped: [Counter; DropReason::ALL.len()],
     /// UDP datagrams from clients, sent on by a flow of another worker.
     pub foreign_datagrams: Counter,
-    /// Connections closed because nothing came or went for `--idle-timeout`.
-    pub idle_closed: Counter,
+    /// Connections and flows that were ended, by [`EXPIRIES`].
+    pub expired: [Counter; EXPIRIES.len()],
 }
 
 impl ListenerCounters {
     /// Counts a rejected connection.
     pub fn reject(&self, reason: Rejection) {
         self.rejected[reason as usize].add(1);
+    }
+
+    /// Counts a connection or flow that is ended, if it is by one of [`EXPIRIES`].
+    pub fn expire(&self, why: Ending) {
+        self.of_expiry(why).into_iter().for_each(|count| count.add(1));
+    }
+
+    /// The counter of one of [`EXPIRIES`].
+    pub fn of_expiry(&self, ending: Ending) -> Option<&Counter> {
+        let place = EXPIRIES.iter().position(|known| *known == ending)?;
+        self.expired.get(place)
     }
 
     /// Counts dropped datagrams.
@@ -192,7 +208,7 @@ impl Counted for ListenerCounters {
             datagrams_sent,
             datagrams_dropped,
             foreign_datagrams,
-            idle_closed,
+            expired,
         } = self;
         visit(&["accepted"], accepted);
         for ((_, reason), count) in Rejection::ALL.iter().zip(rejected) {
@@ -206,7 +222,9 @@ impl Counted for ListenerCounters {
             visit(&["datagrams_dropped", reason], count);
         }
         visit(&["foreign_datagrams"], foreign_datagrams);
-        visit(&["idle_closed"], idle_closed);
+        for (ending, count) in EXPIRIES.iter().zip(expired) {
+            visit(&["expired", &ending.to_string()], count);
+        }
     }
 }
 

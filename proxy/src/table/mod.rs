@@ -24,8 +24,8 @@ pub use blocks::{
     WorkerBlock,
 };
 pub use counters::{
-    ConnectFailure, Counted, Counter, DropReason, Gauge, HISTOGRAM_BOUNDS_MS, Histogram, ListenerCounters,
-    Rejection, ServerCounters, Visit,
+    ConnectFailure, Counted, Counter, DropReason, EXPIRIES, Gauge, HISTOGRAM_BOUNDS_MS, Histogram,
+    ListenerCounters, Rejection, ServerCounters, Visit,
 };
 pub use ending::Ending;
 pub use estate::{Estate, EstateStage};

@@ -58,8 +58,8 @@ pub mod flag {
     pub const ADOPTED: u32 = 1 << 5;
     /// The flow was adopted and its stream positions were not compared yet.
     pub const UNAUDITED: u32 = 1 << 6;
-    /// UDP: its server takes no datagrams. Set by whoever has seen it; the owner ends the flow. The only
-    /// flag of a UDP flow that changes, so that several may set it.
+    /// UDP: its server takes no datagrams, or it has had its last answer. Set by whoever has seen it; the owner
+    /// ends the flow. The only flag of a UDP flow that changes, so that several may set it.
     pub const FAILED: u32 = 1 << 7;
     /// It is a UDP flow, whatever its tag says.
     pub const UDP: u32 = 1 << 8;

@@ -3,7 +3,7 @@
 use super::{super::view::View, family::Family};
 use crate::{
     sys::socket::Protocol,
-    table::{ListenerCounters, Rejection},
+    table::{Counter, EXPIRIES, Ending, ListenerCounters, Rejection},
 };
 
 pub fn families(view: &View<'_>) -> Vec<Family> {
@@ -11,21 +11,16 @@ pub fn families(view: &View<'_>) -> Vec<Family> {
     let gauge = Family::gauge("proxy_listener_connections", "TCP connections open now.");
     let mut families = vec![summed(view, gauge, open)];
     type Quantity = fn(&ListenerCounters) -> u64;
-    let counters: [(&str, &str, Quantity); 4] = [
+    let counters: [(&str, &str, Quantity); 3] = [
         ("proxy_listener_connections_total", "TCP connections accepted.", |counters| counters.accepted.get()),
         ("proxy_listener_received_bytes_total", "Bytes received from clients.", |counters| {
             counters.received_bytes.get()
         }),
         ("proxy_listener_sent_bytes_total", "Bytes sent to clients.", |counters| counters.sent_bytes.get()),
-        (
-            "proxy_listener_idle_closed_total",
-            "TCP connections closed because nothing came or went for the idle timeout.",
-            |counters| counters.idle_closed.get(),
-        ),
     ];
     families
         .extend(counters.map(|(name, help, quantity)| summed(view, Family::counter(name, help), quantity)));
-    families.extend([rejected(view), queue(view)]);
+    families.extend([rejected(view), expired(view), queue(view)]);
     families
 }
 
@@ -45,6 +40,19 @@ fn rejected(view: &View<'_>) -> Family {
         for (reason, label) in Rejection::ALL {
             let count = view.sum_listener(number, |counters| counters.rejected[reason as usize].get());
             family.add(&[("listener", &listener), ("reason", label)], count as f64);
+        }
+    }
+    family
+}
+
+fn expired(view: &View<'_>) -> Family {
+    let help = "TCP connections that were reset because a limit on their time was reached, by reason.";
+    let mut family = Family::counter("proxy_listener_connections_expired_total", help);
+    for (number, listener) in view.listeners(Protocol::Tcp) {
+        for ending in EXPIRIES.into_iter().filter(|ending| *ending != Ending::Responses) {
+            let count = |counters: &ListenerCounters| counters.of_expiry(ending).map_or(0, Counter::get);
+            let labels = [("listener", listener.as_str()), ("reason", &ending.to_string())];
+            family.add(&labels, view.sum_listener(number, count) as f64);
         }
     }
     family

@@ -3,7 +3,7 @@
 use super::{super::view::View, family::Family};
 use crate::{
     sys::socket::Protocol,
-    table::{DropReason, ListenerCounters},
+    table::{Counter, DropReason, EXPIRIES, Ending, ListenerCounters},
 };
 
 pub fn families(view: &View<'_>) -> Vec<Family> {
@@ -33,7 +33,7 @@ pub fn families(view: &View<'_>) -> Vec<Family> {
     ];
     families
         .extend(counters.map(|(name, help, quantity)| summed(view, Family::counter(name, help), quantity)));
-    families.extend([dropped(view), queue(view)]);
+    families.extend([dropped(view), expired(view), queue(view)]);
     families
 }
 
@@ -60,6 +60,20 @@ fn dropped(view: &View<'_>) -> Family {
         if !view.config.listeners[number].is_retired {
             let (_, drops) = view.receive_queue(number);
             family.add(&[("listener", &listener), ("reason", "receive_buffer")], drops as f64);
+        }
+    }
+    family
+}
+
+fn expired(view: &View<'_>) -> Family {
+    let help = "UDP flows that were ended because nothing more was awaited of them, or a limit on their time was \
+                reached, by reason.";
+    let mut family = Family::counter("proxy_udp_flows_expired_total", help);
+    for (number, listener) in view.listeners(Protocol::Udp) {
+        for ending in EXPIRIES.into_iter().filter(|ending| *ending != Ending::HalfClosed) {
+            let count = |counters: &ListenerCounters| counters.of_expiry(ending).map_or(0, Counter::get);
+            let labels = [("listener", listener.as_str()), ("reason", &ending.to_string())];
+            family.add(&labels, view.sum_listener(number, count) as f64);
         }
     }
     family

@@ -9,7 +9,7 @@ use crate::{
 };
 
 use super::{
-    Deadline, Tcp, Turn, connect, evidence, other,
+    Deadline, Tcp, Turn, await_connect, connect, evidence, other,
     positions::{self, Finding},
 };
 
@@ -211,7 +211,8 @@ impl Tcp {
                 // The dead worker may not have come to it.
                 let _ = epoll::add(lane.set, upstream, epoll::FLOW, token.encode());
                 let at_ms = connect::runs_out(lane, record);
-                self.connecting.push_front(Deadline { client, generation: record.generation(), at_ms });
+                let generation = record.generation();
+                await_connect(&mut self.connecting, Deadline { client, generation, at_ms });
             }
             Ok(socket::CLOSED) | Err(_) => {
                 if let Some(error) = socket::take_error(upstream) {

@@ -3,13 +3,20 @@
 use std::{io, time::Duration};
 
 use crate::{
+    config::rules::UpstreamRules,
     fault::{self, Point},
     relay::{Lane, servers, token::Token},
-    sys::{Fd, epoll, fd::close, is_exhausted, pipe, socket, time},
+    sys::{
+        Fd, epoll,
+        fd::close,
+        is_exhausted, pipe,
+        socket::{self, FlowOptions},
+        time,
+    },
     table::{ConnectFailure, Direction, Ending, Kind, Part, Record, Rejection, State, Tag, Window, flag},
 };
 
-use super::{Deadline, Tcp, own_record};
+use super::{Deadline, Tcp, await_connect, own_record};
 
 /// Servers that are tried for one connection, at most.
 const ATTEMPTS: u32 = 3;
@@ -25,9 +32,8 @@ impl Tcp {
             fault::point(Point::ConnectChosen);
             match open_upstream(lane, client, record, server, now_ms) {
                 Ok(()) => {
-                    let at_ms = now_ms.wrapping_add(millis(lane.config.connect_timeout));
-                    let generation = record.generation();
-                    self.connecting.push_back(Deadline { client, generation, at_ms });
+                    let (generation, at_ms) = (record.generation(), runs_out(lane, record));
+                    await_connect(&mut self.connecting, Deadline { client, generation, at_ms });
                     return;
                 }
                 // No server's fault, and no other one would do better.
@@ -80,7 +86,7 @@ impl Tcp {
         let is_open = || record.generation() == generation && record.state() == State::Established;
         for direction in Direction::BOTH {
             if is_open() {
-                self.run(lane, client, record, direction, true);
+                self.run(lane, (client, record, direction), true, now_ms);
             }
         }
         if is_open() && error.is_some() {
@@ -156,7 +162,7 @@ fn open_upstream(
     let address = servers::address(lane, server).ok_or(io::ErrorKind::AddrNotAvailable)?;
     let upstream = {
         let _window = open_window(lane);
-        let upstream = socket::stream(address, lane.config.keepalive)?;
+        let upstream = socket::stream(address, flow_options(lane, record.listener()))?;
         fault::point(Point::ConnectOpened);
         let (Some(tag), Some(own)) = (lane.table.tag(upstream), lane.table.record(upstream)) else {
             close(upstream);
@@ -193,7 +199,13 @@ fn open_window(lane: &Lane) -> Window<'static> {
 }
 
 pub(super) fn runs_out(lane: &Lane, record: &Record) -> u32 {
-    record.opened_ms().wrapping_add(millis(lane.config.connect_timeout))
+    record.opened_ms().wrapping_add(millis(lane.config.upstream_rules(record.listener()).connect_timeout))
+}
+
+/// What a socket to a server has, for a connection that came in by this listener.
+fn flow_options(lane: &Lane, listener: u32) -> FlowOptions {
+    let UpstreamRules { keepalive, user_timeout, .. } = *lane.config.upstream_rules(listener);
+    FlowOptions { keepalive, user_timeout, pacing: lane.config.rules(listener).bandwidth }
 }
 
 fn millis(duration: Duration) -> u32 {

@@ -18,7 +18,12 @@ use crate::{
     table::{Direction, Ending, Holder, Kind, Record, State, Tag, flag},
 };
 
-use super::{Lane, pipes::Pipes, token::Token};
+use super::{
+    Lane,
+    expiry::{self, Times},
+    pipes::Pipes,
+    token::Token,
+};
 use half::{Half, Outcome};
 use turns::{Turn, Turns};
 
@@ -40,7 +45,7 @@ pub struct Tcp {
     turns: Turns,
     /// Halves that wait for a pipe.
     waiting: Turns,
-    /// In the order in which they run out: each gets the same time.
+    /// In the order in which they run out.
     connecting: VecDeque<Deadline>,
     /// Slots of listening sockets that are not looked at because no descriptor was left.
     paused: Vec<u32>,
@@ -85,18 +90,24 @@ impl Tcp {
                     self.reset(lane, client, record, Ending::ClientReset);
                 }
             }
-            (State::Established, _) => self.on_data(lane, client, record, direction, mask),
+            (State::Established, _) => self.on_data(lane, (client, record, direction), mask, now_ms),
             (State::Free | State::Closing, _) => {}
         }
     }
 
     /// `direction` is the half whose source the event is about.
-    fn on_data(&mut self, lane: &Lane, client: Fd, record: &'static Record, direction: Direction, mask: u32) {
+    fn on_data(
+        &mut self,
+        lane: &Lane,
+        (client, record, direction): (Fd, &'static Record, Direction),
+        mask: u32,
+        now_ms: u32,
+    ) {
         let generation = record.generation();
         let is_open = || record.generation() == generation && record.state() == State::Established;
         let beyond_data = epoll::RDHUP | epoll::HUP | epoll::PRI | epoll::ERR;
         if mask & (epoll::IN | beyond_data) != 0 {
-            self.run(lane, client, record, direction, mask & beyond_data != 0);
+            self.run(lane, (client, record, direction), mask & beyond_data != 0, now_ms);
         }
         if is_open() && mask & epoll::ERR != 0 {
             let source = match direction {
@@ -113,12 +124,18 @@ impl Tcp {
         let back = other(direction);
         let has_rest = record.holder(back) != Holder::None || record.has(flag::of(flag::MORE, back));
         if is_open() && mask & !epoll::IN != 0 && has_rest {
-            self.run(lane, client, record, back, true);
+            self.run(lane, (client, record, back), true, now_ms);
         }
     }
 
     /// Gives one half a turn and sees to what comes of it.
-    fn run(&mut self, lane: &Lane, client: Fd, record: &'static Record, direction: Direction, probe: bool) {
+    fn run(
+        &mut self,
+        lane: &Lane,
+        (client, record, direction): (Fd, &'static Record, Direction),
+        probe: bool,
+        now_ms: u32,
+    ) {
         let Some(upstream) = record.upstream() else {
             return;
         };
@@ -136,6 +153,10 @@ impl Tcp {
         // A read of a unix socket ends at messages that came with descriptors, and so may be short with more to come.
         let probe = probe || record.has(flag::of(flag::UNIX, direction));
         let (outcome, moved) = half.turn(&mut self.pipes, probe);
+        if moved > 0 {
+            // No event tells of bytes that a slow sink takes.
+            record.touch(now_ms);
+        }
         let counters = lane.listener(record.listener());
         match direction {
             Direction::Up => counters.received_bytes.add(moved as u64),
@@ -166,10 +187,10 @@ impl Tcp {
 
     /// Gives halves that wait a turn each, as many as were waiting at the call and no more than the
     /// heartbeat allows; the others have theirs after the next look at the events.
-    pub fn run_turns(&mut self, lane: &Lane) {
+    pub fn run_turns(&mut self, lane: &Lane, now_ms: u32) {
         for _ in 0..self.turns.len().min(TURNS_PER_BEAT) {
             if let Some(turn) = self.turns.pop() {
-                self.resume(lane, turn);
+                self.resume(lane, turn, now_ms);
             }
         }
     }
@@ -184,26 +205,38 @@ impl Tcp {
         self.unpause(lane);
     }
 
-    fn resume(&mut self, lane: &Lane, turn: Turn) {
+    fn resume(&mut self, lane: &Lane, turn: Turn, now_ms: u32) {
         if let Some(record) = own_record(lane, turn.client, turn.generation)
             && record.state() == State::Established
         {
-            self.run(lane, turn.client, record, turn.direction, true);
+            self.run(lane, (turn.client, record, turn.direction), true, now_ms);
         }
     }
 
-    /// Closes the connection at `client` if nothing has come or gone for the idle timeout. Called
-    /// by the worker's walk over its tags.
+    /// Resets the connection at `client` if it has had its time. Called by the worker's walk over its tags.
     pub fn expire_one(&mut self, lane: &Lane, client: Fd, now_ms: u32) {
-        let (Some(limit), Some(record)) = (lane.config.idle_timeout, lane.table.record(client)) else {
+        let Some(record) = lane.table.record(client) else { return };
+        if record.worker() != lane.worker || record.state() != State::Established {
             return;
-        };
-        let is_idle = u128::from(now_ms.wrapping_sub(record.active_ms())) >= limit.as_millis();
-        if record.worker() == lane.worker && record.state() == State::Established && is_idle {
-            lane.listener(record.listener()).idle_closed.add(1);
-            self.reset(lane, client, record, Ending::Idle);
+        }
+        let times = Times { began_ms: lane.table.accepted_ms(client, record), active_ms: record.active_ms() };
+        let is_half_closed = Direction::BOTH.iter().any(|half| record.has(flag::of(flag::SHUT, *half)));
+        let rules = lane.config.rules(record.listener());
+        if let Some(reason) = expiry::of_connection(rules, times, is_half_closed, now_ms) {
+            lane.listener(record.listener()).expire(reason);
+            self.reset(lane, client, record, reason);
         }
     }
+}
+
+/// Puts a deadline in its place: the last one, where all upstreams give the same time.
+fn await_connect(deadlines: &mut VecDeque<Deadline>, new: Deadline) {
+    let is_before = |other: &Deadline| new.at_ms.wrapping_sub(other.at_ms) < u32::MAX / 2;
+    let place = match deadlines.back() {
+        Some(last) if !is_before(last) => deadlines.partition_point(is_before),
+        _ => deadlines.len(),
+    };
+    deadlines.insert(place, new);
 }
 
 /// The record of a connection that this worker owns, if the number still names it.

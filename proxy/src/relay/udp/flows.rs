@@ -16,8 +16,8 @@ use crate::{
     relay::{Lane, servers, token::Token},
     sys::{Fd, epoll, fd::close, socket, udp},
     table::{
-        ConnectFailure, DrainState, DropReason, Ending, Entering, Entry, Found, Kind, Record, State, Table,
-        Tag, flag,
+        ConnectFailure, Direction, DrainState, DropReason, Ending, Entering, Entry, Found, Kind, Record,
+        State, Table, Tag, flag,
     },
 };
 
@@ -107,7 +107,9 @@ impl Flows {
     /// counts, should the worker die in the middle: then its heir ends the flow ([`Record::ending`]).
     pub fn end(&mut self, lane: &Lane, fd: Fd, why: Ending) {
         let Some(record) = lane.table.record(fd) else { return };
-        record.set_ending(record.ending().unwrap_or(why));
+        let why = record.ending().unwrap_or(why);
+        record.set_ending(why);
+        lane.listener(record.listener()).expire(why);
         let (key, index) = (Key::recorded(record), lane.table.index());
         lane.block().udp_flows.down();
         lane.listener(key.listener).open.down();
@@ -127,8 +129,13 @@ impl Flows {
         if let Some(server) = flow.record.server() {
             note_failure(lane, server, failure, now_ms);
         }
+        self.finish(lane, flow, Ending::ServerFailed);
+    }
+
+    /// Ends a flow, or has its owner do it: nobody uses it from now on.
+    pub fn finish(&mut self, lane: &Lane, flow: &Held, why: Ending) {
         if flow.is_own() {
-            return self.end(lane, flow.fd, Ending::ServerFailed);
+            return self.end(lane, flow.fd, why);
         }
         flow.record.set_shared(flag::FAILED);
         hold::unwatch(lane, Entry { fd: flow.fd, generation: flow.record.generation() });
@@ -170,6 +177,16 @@ fn count(lane: &Lane, key: &Key, server: Option<u32>) {
     if let Some(server) = server {
         lane.server(server).open.up();
     }
+}
+
+/// Whether a flow has had all answers that its client's datagrams have asked for, if its listener counts them.
+pub fn is_answered(lane: &Lane, fd: Fd, record: &Record) -> bool {
+    let each = lane.config.rules(record.listener()).udp_responses;
+    each.zip(lane.table.udp_facts(fd)).is_some_and(|(each, facts)| {
+        let asked = facts.datagrams(Direction::Up).wrapping_mul(each);
+        // The counts wrap.
+        asked.wrapping_sub(facts.datagrams(Direction::Down)) as i32 <= 0
+    })
 }
 
 /// Whether no new flow may begin at a listener: the proxy drains, or the settings name it no more.

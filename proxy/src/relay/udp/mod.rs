@@ -29,7 +29,11 @@ use key::Key;
 
 use crate::{
     fault::{self as faults, Point},
-    relay::{Lane, servers},
+    relay::{
+        Lane,
+        expiry::{self, Times},
+        servers,
+    },
     sys::{
         Fd, socket,
         udp::{BATCH, Destination, Inbox},
@@ -92,6 +96,9 @@ impl Udp {
                 Ok(count) => {
                     let bytes = self.send_down(lane, &flow, &way, counters, now_ms);
                     turn.took(count, bytes);
+                    if flows::is_answered(lane, fd, flow.record) {
+                        return self.flows.finish(lane, &flow, Ending::Responses);
+                    }
                 }
                 Err(error) => match Fault::of(&error) {
                     Fault::Congestion => return,
@@ -110,25 +117,17 @@ impl Udp {
         self.flows.tick(lane);
     }
 
-    /// Ends the flow at `fd` if it is this worker's and has been idle for `--udp-idle`, or another
-    /// worker has seen its server refuse, or has died in ending it. Answers whether it has.
+    /// Ends the flow at `fd` if it is this worker's and has had its time, or another worker has seen that it is to
+    /// end, or has died in ending it. Answers whether it has.
     pub fn expire_one(&mut self, lane: &Lane, fd: Fd, now_ms: u32) -> bool {
         let Some(record) = own_record(lane, fd) else { return false };
-        if record.has(flag::FAILED) || record.ending().is_some() {
-            self.flows.end(lane, fd, Ending::ServerFailed);
-            return true;
-        }
-        // Nobody says when a flow has ended, so what drains does not wait for long.
-        let limit = match flows::is_ending(lane, record.listener()) {
-            false => lane.config.udp_idle,
-            true => lane.config.udp_idle.min(DRAIN_IDLE),
+        let why = match record.has(flag::FAILED) || record.ending().is_some() {
+            true if flows::is_answered(lane, fd, record) => Some(Ending::Responses),
+            true => Some(Ending::ServerFailed),
+            false => has_had_its_time(lane, fd, record, now_ms),
         };
-        if !is_idle(record.active_ms(), now_ms, limit.as_millis()) {
-            return false;
-        }
-        lane.listener(record.listener()).idle_closed.add(1);
-        self.flows.end(lane, fd, Ending::Idle);
-        true
+        why.into_iter().for_each(|why| self.flows.end(lane, fd, why));
+        why.is_some()
     }
 
     /// Takes over the flow at `fd`, whose owner is dead, if it was a worker of this one's number. Answers
@@ -268,9 +267,9 @@ fn reply_address(bound: SocketAddr, asked: IpAddr) -> Option<IpAddr> {
     (bound.ip().is_unspecified() && !asked.is_unspecified()).then_some(asked)
 }
 
-/// Whether nothing has happened for `limit_ms`. Times wrap, and activity may be a little later than
-/// the caller's idea of now.
-fn is_idle(active_ms: u32, now_ms: u32, limit_ms: u128) -> bool {
-    let silence = now_ms.wrapping_sub(active_ms) as i32;
-    silence >= 0 && silence as u128 >= limit_ms
+fn has_had_its_time(lane: &Lane, fd: Fd, record: &Record, now_ms: u32) -> Option<Ending> {
+    let began_ms = lane.table.udp_facts(fd)?.opened_ms();
+    let times = Times { began_ms, active_ms: record.active_ms() };
+    let drain_idle = flows::is_ending(lane, record.listener()).then_some(DRAIN_IDLE);
+    expiry::of_flow(lane.config.rules(record.listener()), times, drain_idle, now_ms)
 }

@@ -2,9 +2,12 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},
-    sync::atomic::{
-        AtomicBool,
-        Ordering::{Relaxed, SeqCst},
+    sync::{
+        Arc,
+        atomic::{
+            AtomicBool,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     time::{Duration, Instant},
 };
@@ -12,7 +15,7 @@ use std::{
 use proxy_common::{lease::SEATS, slot};
 
 use crate::{
-    config::{Config, ListenAddress, Listener, ServerSettings, Upstream},
+    config::{Config, ListenAddress, Listener, ServerSettings, Upstream, rules::ListenerRules},
     limits::Limits,
     relay::{Lane, Leases, token::Token, udp::Udp},
     slots,
@@ -66,8 +69,22 @@ impl World {
     }
 
     pub fn with(listen: &str, servers: &[SocketAddr], max_flows: usize, descriptors: usize) -> Self {
+        let rules = ListenerRules { udp_idle: UDP_IDLE, ..ListenerRules::default() };
+        Self::of(listen, servers, (max_flows, descriptors), rules)
+    }
+
+    pub fn with_rules(servers: &[SocketAddr], rules: ListenerRules) -> Self {
+        Self::of("127.0.0.1:0", servers, (100, DESCRIPTORS), rules)
+    }
+
+    fn of(
+        listen: &str,
+        servers: &[SocketAddr],
+        (max_flows, descriptors): (usize, usize),
+        rules: ListenerRules,
+    ) -> Self {
         let (address, sockets) = listening_sockets(listen.parse().unwrap());
-        let config = Box::leak(Box::new(config(address, servers)));
+        let config = Box::leak(Box::new(config(address, servers, rules)));
         let dimensions =
             Dimensions { descriptors, workers: 1, listeners: 1, upstreams: 1, servers: servers.len() };
         let (_, table) = Table::create(dimensions).unwrap();
@@ -232,7 +249,7 @@ fn listening_sockets(listen: SocketAddr) -> (SocketAddr, Vec<Fd>) {
         v6_only: false,
         backlog: 0,
         receive_buffer: 4_000_000,
-        keepalive: Duration::from_secs(60),
+        flow: ListenerRules::default().flow_options(),
     };
     let mut address = listen;
     let sockets = (0..SEATS).map(|_| {
@@ -246,7 +263,7 @@ fn listening_sockets(listen: SocketAddr) -> (SocketAddr, Vec<Fd>) {
     (address, sockets)
 }
 
-fn config(address: SocketAddr, servers: &[SocketAddr]) -> Config {
+fn config(address: SocketAddr, servers: &[SocketAddr], rules: ListenerRules) -> Config {
     let server = |address: &SocketAddr| ServerSettings::at(address.to_string(), *address);
     Config {
         listeners: vec![Listener {
@@ -254,7 +271,7 @@ fn config(address: SocketAddr, servers: &[SocketAddr]) -> Config {
             upstream: 0,
             address: ListenAddress { protocol: Protocol::Udp, address },
             v6_only: false,
-            rules: Default::default(),
+            rules: Arc::new(rules),
             is_retired: false,
         }],
         upstreams: vec![Upstream {
@@ -271,10 +288,8 @@ fn config(address: SocketAddr, servers: &[SocketAddr]) -> Config {
         metrics: Some((Ipv4Addr::LOCALHOST, 0).into()),
         control: "unused".into(),
         user: None,
-        connect_timeout: Duration::from_secs(1),
-        idle_timeout: None,
-        udp_idle: UDP_IDLE,
-        keepalive: Duration::from_secs(60),
+        listener_defaults: Default::default(),
+        upstream_defaults: Default::default(),
         max_connections: None,
         max_flows: None,
         drain_timeout: Duration::from_secs(1),

@@ -1,0 +1,131 @@
+//! When a flow has had its time. Pure: times are milliseconds of the monotonic clock, and wrap.
+
+use std::time::Duration;
+
+use crate::{config::rules::ListenerRules, table::Ending};
+
+/// The longest limit that can be seen to have passed before the clock wraps; longer ones count as this.
+const MOST_MS: u32 = 24 * 24 * 3600 * 1000;
+
+/// What is known of a flow's time.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// When it began.
+    pub began_ms: u32,
+    /// When anything last came or went.
+    pub active_ms: u32,
+}
+
+/// Whether a TCP connection is to end, and why. `is_half_closed`: one side has ended.
+pub fn of_connection(
+    rules: &ListenerRules,
+    times: Times,
+    is_half_closed: bool,
+    now_ms: u32,
+) -> Option<Ending> {
+    if has_passed(times.began_ms, rules.max_lifetime, now_ms) {
+        return Some(Ending::Lifetime);
+    }
+    if is_half_closed && has_passed(times.active_ms, rules.half_close_timeout, now_ms) {
+        return Some(Ending::HalfClosed);
+    }
+    has_passed(times.active_ms, rules.idle_timeout, now_ms).then_some(Ending::Idle)
+}
+
+/// Whether a UDP flow is to end, and why. Nobody says when one has ended, so what drains waits for no longer than
+/// `drain_idle`, if there is one.
+pub fn of_flow(
+    rules: &ListenerRules,
+    times: Times,
+    drain_idle: Option<Duration>,
+    now_ms: u32,
+) -> Option<Ending> {
+    if has_passed(times.began_ms, rules.max_lifetime, now_ms) {
+        return Some(Ending::Lifetime);
+    }
+    let limit = drain_idle.map_or(rules.udp_idle, |idle| idle.min(rules.udp_idle));
+    has_passed(times.active_ms, Some(limit), now_ms).then_some(Ending::Idle)
+}
+
+/// Whether so much time has passed since. What happened may be a little later than the caller's idea of now.
+fn has_passed(since_ms: u32, limit: Option<Duration>, now_ms: u32) -> bool {
+    let passed = now_ms.wrapping_sub(since_ms) as i32;
+    let limit_ms = limit.map(|limit| limit.as_millis().min(u128::from(MOST_MS)));
+    limit_ms.is_some_and(|limit_ms| passed >= 0 && passed as u128 >= limit_ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(millis: u64) -> Option<Duration> {
+        Some(Duration::from_millis(millis))
+    }
+
+    fn rules(lifetime: u64, idle: u64, half_close: u64) -> ListenerRules {
+        ListenerRules {
+            max_lifetime: ms(lifetime),
+            idle_timeout: ms(idle),
+            half_close_timeout: ms(half_close),
+            ..ListenerRules::default()
+        }
+    }
+
+    #[test]
+    fn times_wrap_and_may_be_a_little_apart() {
+        assert!(has_passed(u32::MAX - 10, ms(60), 50));
+        assert!(!has_passed(u32::MAX - 10, ms(60), 40));
+        assert!(!has_passed(105, ms(60), 100), "a moment that is yet to come");
+        assert!(!has_passed(0, None, i32::MAX as u32));
+    }
+
+    #[test]
+    fn limits_beyond_the_clock_end_in_time() {
+        let long = Some(Duration::from_secs(365 * 24 * 3600));
+        assert!(has_passed(7, long, 7 + MOST_MS) && !has_passed(7, long, 6 + MOST_MS));
+    }
+
+    #[test]
+    fn a_connection_ends_by_what_comes_first() {
+        let rules = rules(1000, 300, 100);
+        let at = |began_ms, active_ms, is_half_closed, now_ms| {
+            of_connection(&rules, Times { began_ms, active_ms }, is_half_closed, now_ms)
+        };
+        assert_eq!(at(0, 0, false, 299), None);
+        assert_eq!(at(0, 0, false, 300), Some(Ending::Idle));
+        assert_eq!(at(0, 0, true, 99), None);
+        assert_eq!(at(0, 0, true, 100), Some(Ending::HalfClosed));
+        assert_eq!(at(0, 999, false, 1000), Some(Ending::Lifetime));
+    }
+
+    #[test]
+    fn never_is_never() {
+        let rules =
+            ListenerRules { idle_timeout: None, half_close_timeout: None, ..ListenerRules::default() };
+        let times = Times { began_ms: 0, active_ms: 0 };
+        assert_eq!(of_connection(&rules, times, true, i32::MAX as u32), None);
+    }
+
+    #[test]
+    fn a_half_closed_connection_is_idle_too() {
+        let rules = ListenerRules { half_close_timeout: None, ..rules(1000, 300, 0) };
+        let times = Times { began_ms: 0, active_ms: 0 };
+        assert_eq!(of_connection(&rules, times, true, 300), Some(Ending::Idle));
+    }
+
+    #[test]
+    fn a_flow_ends_sooner_while_it_drains() {
+        let rules = ListenerRules {
+            udp_idle: Duration::from_millis(500),
+            max_lifetime: ms(900),
+            ..ListenerRules::default()
+        };
+        let times = Times { began_ms: 0, active_ms: 0 };
+        assert_eq!(of_flow(&rules, times, None, 499), None);
+        assert_eq!(of_flow(&rules, times, None, 500), Some(Ending::Idle));
+        assert_eq!(of_flow(&rules, times, ms(200), 200), Some(Ending::Idle));
+        assert_eq!(of_flow(&rules, times, ms(700), 500), Some(Ending::Idle));
+        let times = Times { active_ms: 899, ..times };
+        assert_eq!(of_flow(&rules, times, None, 900), Some(Ending::Lifetime));
+    }
+}
