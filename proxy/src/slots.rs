@@ -40,6 +40,14 @@ impl<'a> Slot<'a> {
         }
     }
 
+    /// Where it is.
+    pub fn address(&self) -> String {
+        match self.settings() {
+            Some(ServerSettings { place: Place::Unix(_), given, .. }) => given.clone(),
+            _ => self.identity.address.to_string(),
+        }
+    }
+
     /// Nothing new goes there, and it is gone when what is open has ended.
     pub fn is_retired(&self) -> bool {
         self.cell.presence() == Presence::Retired
@@ -74,7 +82,7 @@ pub fn find(config: &Config, table: &Table, upstream: usize, address: SocketAddr
 pub fn seed(config: &Config, table: &Table) {
     for (number, upstream) in config.upstreams.iter().enumerate() {
         for (origin, server) in (0..).zip(&upstream.servers) {
-            if let Place::Address(address) = server.place {
+            if let Some(address) = server.place.slot_address() {
                 let presence = if server.is_retired { Presence::Retired } else { Presence::Present };
                 place(config, table, number, server.identity(address, Origin::Settings(origin)), presence);
             }

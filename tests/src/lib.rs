@@ -30,6 +30,7 @@ pub mod sys;
 pub mod table;
 pub mod takeover;
 pub mod traffic;
+pub mod unix;
 pub mod wait;
 
 /// The seat that is tried first.

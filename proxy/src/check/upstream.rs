@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{SocketAddr, TcpStream, ToSocketAddrs as _},
+    path::Path,
     thread,
     time::Duration,
 };
@@ -10,7 +11,7 @@ use std::{
 use super::Finding;
 use crate::{
     config::{Config, Place, ServerSettings, Upstream},
-    sys::socket::Protocol,
+    sys::{fd::close, socket::Protocol, unix},
 };
 
 /// Limit on one attempt.
@@ -62,6 +63,7 @@ fn some(servers: &[Target<'_>]) -> Vec<Finding> {
 fn one((upstream, server): Target<'_>) -> Finding {
     let what = format!("upstream {}: server {}", upstream.name, server.given);
     let found: io::Result<Vec<SocketAddr>> = match &server.place {
+        Place::Unix(path) => return unix(what, path),
         Place::Address(address) => Ok(vec![*address]),
         Place::Name { host, port } => (host.as_str(), *port).to_socket_addrs().map(Iterator::collect),
     };
@@ -82,6 +84,20 @@ fn one((upstream, server): Target<'_>) -> Finding {
     match failed {
         None => Finding::ok(what),
         Some(problem) => Finding::warn(what, problem, "start it, or correct its address"),
+    }
+}
+
+fn unix(what: String, path: &Path) -> Finding {
+    let connected = unix::stream().and_then(|socket| {
+        let connected = unix::connect(socket, path);
+        close(socket);
+        connected
+    });
+    match connected {
+        Ok(()) => Finding::ok(what),
+        Err(error) => {
+            Finding::warn(what, format!("cannot be reached now ({error})"), "start it, or correct its path")
+        }
     }
 }
 

@@ -74,12 +74,33 @@ fn servers_are_checked() {
         ("a..b:1", "neither"),
         ("a b:1", "neither"),
         ("::1:1", "neither"),
+        ("unix://run/app.sock", "no absolute path"),
+        (&format!("unix:///{}", "x".repeat(107)), "more than 107 bytes"),
     ] {
         let error = config(&["-l", "tcp://0.0.0.0:1", "-u", server]).unwrap_err();
         assert!(error.starts_with(&format!("--upstream {server}: ")) && error.contains(why), "{error}");
     }
     let twice = config(&["-l", "tcp://0.0.0.0:1", "-u", "[::1]:5", "-u", "[0::1]:5"]).unwrap_err();
     assert!(twice.contains("--upstream [0::1]:5: given twice"), "{twice}");
+}
+
+#[test]
+fn servers_may_be_at_unix_sockets() {
+    let servers = ["-u", "unix:///run/a.sock", "-u", "unix:///run/b.sock", "-u", "10.0.0.1:1"];
+    let config = config(&[&["-l", "tcp://0.0.0.0:1"][..], &servers].concat()).unwrap();
+    let addresses: Vec<_> =
+        config.upstreams[0].servers.iter().map(|server| server.place.slot_address().unwrap()).collect();
+    // A contract with other versions.
+    assert_eq!(addresses[0].to_string(), "[100::b861:55:91d3:856e]:0");
+    assert_ne!(addresses[0], addresses[1]);
+    assert_eq!(addresses[2].to_string(), "10.0.0.1:1");
+    let datagrams = super::tests::config(&["-l", "udp://0.0.0.0:1", "-u", "unix:///run/a.sock"]).unwrap_err();
+    assert!(
+        datagrams.contains("--upstream unix:///run/a.sock: a unix socket takes no datagrams"),
+        "{datagrams}"
+    );
+    let twice = super::tests::config(&["-l", "tcp://0.0.0.0:1", "-u", "unix:///a", "-u", "unix:///a"]);
+    assert!(twice.unwrap_err().contains("given twice"));
 }
 
 #[test]

@@ -1,10 +1,18 @@
 //! Upstreams and their servers, checked.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    hash::Hasher as _,
+    net::{Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use siphasher::sip::SipHasher24;
 
 use super::{Listener, Upstream, listeners::check_name, rules::UpstreamRules};
 use crate::{
     settings::{ConfigError, Given, UpstreamSettings},
+    sys::{address::MAX_PATH, socket::Protocol},
     table::{Identity, Origin},
 };
 
@@ -12,6 +20,8 @@ use crate::{
 pub const MAX_SERVERS: usize = 1024;
 /// Addresses that a name may have at once.
 const ADDRESSES_OF_A_NAME: usize = 16;
+/// What a server at a unix socket begins with.
+const UNIX: &str = "unix://";
 /// Servers that may be added to an upstream while the proxy runs, or that it had before.
 pub const SPARE_SLOTS: usize = 16;
 
@@ -37,6 +47,8 @@ pub struct ServerSettings {
 pub enum Place {
     /// At an address.
     Address(SocketAddr),
+    /// At a unix socket, a stream one.
+    Unix(PathBuf),
     /// At the addresses that a name has at the time: as many servers, or none.
     Name {
         /// The name.
@@ -46,10 +58,28 @@ pub enum Place {
     },
 }
 
+impl Place {
+    /// What its slot has for its address, if it has one for good. A unix socket's is one that no server can have
+    /// (RFC 6666, and port 0), the same for the same path in every version: flows are handed over by it.
+    pub fn slot_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Address(address) => Some(*address),
+            Self::Unix(path) => {
+                let mut hasher = SipHasher24::new();
+                hasher.write(path.as_os_str().as_encoded_bytes());
+                let discarded = 0x0100 << 112;
+                Some((Ipv6Addr::from_bits(discarded | u128::from(hasher.finish())), 0).into())
+            }
+            Self::Name { .. } => None,
+        }
+    }
+}
+
 impl ServerSettings {
-    /// A server at an address, with everything else as it is when it is not given.
+    /// A server at an address, with everything else as it is when it is not given. (The text tells a unix socket.)
     pub fn at(given: String, address: SocketAddr) -> Self {
-        let place = Place::Address(address);
+        let path = given.strip_prefix(UNIX).map(PathBuf::from);
+        let place = path.map_or(Place::Address(address), Place::Unix);
         Self { given, place, weight: 1, is_backup: false, max_connections: None, is_retired: false }
     }
 
@@ -72,9 +102,17 @@ pub fn all(
     listeners: &[Listener],
 ) -> Result<Vec<Upstream>, ConfigError> {
     let (mut upstreams, mut count) = (Vec::new(), 0);
-    for upstream in given {
+    for (number, upstream) in (0..).zip(given) {
         check_name(&upstream.name)?;
         let servers = servers_of(upstream, listeners)?;
+        if has_udp(number, listeners)
+            && let Some(at) = servers.iter().position(|server| matches!(server.place, Place::Unix(_)))
+        {
+            let remedy = "give the address of the service, or the listener another upstream";
+            return Err(
+                upstream.servers[at].bad("a unix socket takes no datagrams of a UDP listener", remedy)
+            );
+        }
         count += servers.len();
         if count > MAX_SERVERS {
             let problem = format!("with its servers there are {count}");
@@ -87,12 +125,18 @@ pub fn all(
     Ok(upstreams)
 }
 
+/// Whether UDP traffic comes to an upstream.
+fn has_udp(upstream: u32, listeners: &[Listener]) -> bool {
+    let mut udp = listeners.iter().filter(|listener| listener.address.protocol == Protocol::Udp);
+    udp.any(|listener| listener.upstream == upstream)
+}
+
 /// Gives each upstream its slots, one upstream's after the other's.
 pub fn lay_out_slots(upstreams: &mut [Upstream]) {
     let mut start = 0;
     for upstream in upstreams {
         let room = |server: &ServerSettings| match server.place {
-            Place::Address(_) => 1,
+            Place::Address(_) | Place::Unix(_) => 1,
             Place::Name { .. } => ADDRESSES_OF_A_NAME,
         };
         let end = start + SPARE_SLOTS + upstream.servers.iter().map(room).sum::<usize>();
@@ -150,8 +194,12 @@ fn not_ourselves(
 fn place(given: &Given<String>) -> Result<Place, ConfigError> {
     const LOOKS: &str = "it looks like 10.0.0.1:5432 or db.example:5432";
     let text = &given.value;
+    if let Some(path) = text.strip_prefix(UNIX) {
+        return unix_path(given, path).map(Place::Unix);
+    }
     if text.contains("://") {
-        let remedy = "write HOST:PORT only: a server is reached by the protocol of the listener";
+        let remedy =
+            "write HOST:PORT, for a server is reached by the protocol of the listener, or unix:///PATH";
         return Err(given.bad("has a scheme", remedy));
     }
     let split = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
@@ -165,6 +213,17 @@ fn place(given: &Given<String>) -> Result<Place, ConfigError> {
         return Err(given.bad(format!("{host:?} is neither an IP address nor a host name"), LOOKS));
     }
     Ok(Place::Name { host: host.to_ascii_lowercase(), port })
+}
+
+/// An absolute path that the kernel takes.
+fn unix_path(given: &Given<String>, path: &str) -> Result<PathBuf, ConfigError> {
+    let wrong = |problem: &str| Err(given.bad(problem, "it looks like unix:///run/app.sock"));
+    match path {
+        _ if !path.starts_with('/') => wrong("is no absolute path"),
+        _ if path.contains('\0') => wrong("has a zero in its path"),
+        _ if path.len() > MAX_PATH => wrong(&format!("has a path of more than {MAX_PATH} bytes")),
+        _ => Ok(Path::new(path).into()),
+    }
 }
 
 /// Labels of letters, digits, hyphens and underscores, at most 63 bytes each and 253 together (RFC 1035, RFC 2181).

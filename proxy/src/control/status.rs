@@ -291,7 +291,7 @@ fn server(view: &View<'_>, slot: &Slot<'_>) -> ServerStatus {
     let counters = || view.table.counters_of_server(slot.number);
     ServerStatus {
         name: slot.name(),
-        address: slot.identity.address.to_string(),
+        address: slot.address(),
         upstream: slot.upstream.name.clone(),
         retired: slot.is_retired(),
         up: state.failures.load(std::sync::atomic::Ordering::Relaxed) == 0,

@@ -1,6 +1,16 @@
 //! The upstream servers as a flow sees them: choosing one by what all pools know of them.
 
-use std::{net::SocketAddr, ops::Range};
+use std::{io, net::SocketAddr, ops::Range, path::Path};
+
+use crate::{
+    config::Place,
+    sys::{
+        Fd,
+        socket::{self, FlowOptions},
+        unix,
+    },
+    table::Origin,
+};
 
 use super::{
     Lane,
@@ -38,7 +48,55 @@ pub fn choose(lane: &Lane, listener: u32, tried: u64, now_ms: u32) -> Option<u32
         .map(|member| (first + member) as u32)
 }
 
-/// Where a server is; `None` if its slot is being filled anew right now.
+/// Where a connection to a server goes.
+#[derive(Clone, Copy, Debug)]
+pub enum Destination {
+    /// There, by TCP.
+    Internet(SocketAddr),
+    /// To a unix socket.
+    Unix(&'static Path),
+}
+
+impl Destination {
+    /// Makes a non-blocking socket to connect with.
+    ///
+    /// # Errors
+    /// The descriptor limit is reached.
+    pub fn socket(self, options: FlowOptions) -> io::Result<Fd> {
+        match self {
+            Self::Internet(address) => socket::stream(address, options),
+            Self::Unix(_) => unix::stream(),
+        }
+    }
+
+    /// Starts to connect; readiness for writing tells the end of it.
+    ///
+    /// # Errors
+    /// It has failed at once.
+    pub fn connect(self, socket: Fd) -> io::Result<()> {
+        match self {
+            Self::Internet(address) => socket::connect(socket, address),
+            Self::Unix(path) => unix::connect(socket, path),
+        }
+    }
+}
+
+/// Where a connection to a server goes; `None` if its slot is being filled anew right now.
+pub fn destination(lane: &Lane, server: u32) -> Option<Destination> {
+    let identity = lane.table.servers().get(server as usize)?.identity()?;
+    if identity.address.port() > 0 {
+        return Some(Destination::Internet(identity.address));
+    }
+    let mut upstreams = lane.config.upstreams.iter();
+    let upstream = upstreams.find(|upstream| upstream.slots.contains(&(server as usize)))?;
+    let Origin::Settings(number) = identity.origin else { return None };
+    match &upstream.servers.get(number as usize)?.place {
+        Place::Unix(path) => Some(Destination::Unix(path)),
+        _ => None,
+    }
+}
+
+/// Where a UDP server is; `None` if its slot is being filled anew right now.
 pub fn address(lane: &Lane, server: u32) -> Option<SocketAddr> {
     Some(lane.table.servers().get(server as usize)?.identity()?.address)
 }

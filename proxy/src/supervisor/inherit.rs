@@ -163,7 +163,7 @@ fn upstream_number(config: &Config, offered: &OfferedServer) -> Option<usize> {
 /// The settings of the upstream that an offered server goes on by.
 fn origin(upstream: &Upstream, offered: &OfferedServer) -> Option<Origin> {
     let is_it = |server: &ServerSettings| match &server.place {
-        Place::Address(address) => *address == offered.address,
+        Place::Address(_) | Place::Unix(_) => server.place.slot_address() == Some(offered.address),
         Place::Name { .. } => offered.given.as_ref() == Some(&server.given),
     };
     let of_settings = upstream.servers.iter().position(is_it).map(|number| Origin::Settings(number as u32));

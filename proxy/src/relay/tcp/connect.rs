@@ -5,7 +5,11 @@ use std::{io, time::Duration};
 use crate::{
     config::rules::UpstreamRules,
     fault::{self, Point},
-    relay::{Lane, servers, token::Token},
+    relay::{
+        Lane,
+        servers::{self, Destination},
+        token::Token,
+    },
     sys::{
         Fd, epoll,
         fd::close,
@@ -159,10 +163,10 @@ fn open_upstream(
     server: u32,
     now_ms: u32,
 ) -> io::Result<()> {
-    let address = servers::address(lane, server).ok_or(io::ErrorKind::AddrNotAvailable)?;
+    let to = servers::destination(lane, server).ok_or(io::ErrorKind::AddrNotAvailable)?;
     let upstream = {
         let _window = open_window(lane);
-        let upstream = socket::stream(address, flow_options(lane, record.listener()))?;
+        let upstream = to.socket(flow_options(lane, record.listener()))?;
         fault::point(Point::ConnectOpened);
         let (Some(tag), Some(own)) = (lane.table.tag(upstream), lane.table.record(upstream)) else {
             close(upstream);
@@ -170,6 +174,12 @@ fn open_upstream(
         };
         own.facts().begin(record.opened_ms());
         own.set_owner(client, Part::Upstream);
+        let unix = flag::of(flag::UNIX, Direction::Down);
+        if matches!(to, Destination::Unix(_)) {
+            record.set(unix)
+        } else {
+            record.clear(unix)
+        }
         record.set_upstream(Some(upstream));
         fault::point(Point::ConnectRecorded);
         tag.set(Tag::new(Kind::Upstream, lane.epoch));
@@ -179,7 +189,7 @@ fn open_upstream(
     record.set_opened(now_ms);
     record.set_state(State::Connecting);
     fault::point(Point::ConnectBegun);
-    socket::connect(upstream, address)?;
+    to.connect(upstream)?;
     fault::point(Point::ConnectCalled);
     let token = Token::Upstream { client, generation: record.generation() };
     epoll::add(lane.set, upstream, epoll::FLOW, token.encode())?;
