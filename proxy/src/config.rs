@@ -17,7 +17,6 @@ use crate::{
 };
 
 pub use crate::settings::ConfigError;
-pub use options::LEASE;
 use rules::{AccessLog, ListenerRules, UpstreamRules};
 pub use upstreams::{MAX_SERVERS, Place, SPARE_SLOTS, ServerSettings};
 
@@ -123,33 +122,28 @@ impl Config {
     /// # Errors
     /// The first one that cannot be.
     pub fn of(settings: &Settings) -> Result<Self, ConfigError> {
-        let given = &settings.options;
-        let (lease, user, workers) =
-            (options::lease(given)?, options::user(given)?, options::workers(given)?);
-        let fence_after = options::fence_after(given, lease)?;
-        let max_connections = options::at_least_one(&given.max_connections)?;
-        let max_flows = options::at_least_one(&given.max_flows)?;
-        let listener_defaults = Arc::new(options::listener_rules(given));
-        let listeners = listeners::all(settings, &listener_defaults)?;
-        let upstream_defaults = Arc::new(options::upstream_rules(given));
-        let upstreams = upstreams::all(&settings.upstreams, &upstream_defaults, &listeners)?;
+        let Settings { defaults, standby, metrics, .. } = settings;
+        let (fence_after, user) = (options::fence_after(standby)?, options::user(defaults)?);
+        let access_log = settings.access_log.as_ref().map(options::access_log).transpose()?;
+        let listeners = listeners::all(settings)?;
+        let upstreams = upstreams::all(settings, &listeners)?;
         Ok(Self {
             listeners,
             upstreams,
-            workers,
-            lease,
+            workers: options::workers(defaults),
+            lease: options::lease(standby),
             fence_after,
-            failback_after: options::failback_after(given),
-            metrics: given.metrics.as_ref().map(|metrics| metrics.value),
-            control: options::control(given),
+            failback_after: options::failback_after(standby),
+            metrics: options::value(&metrics.listen),
+            control: options::control(defaults),
             user,
-            listener_defaults,
-            upstream_defaults,
-            max_connections,
-            max_flows,
-            drain_timeout: options::drain_timeout(given),
-            log_format: given.log_format.as_ref().map(|format| format.value),
-            access_log: None,
+            listener_defaults: Arc::new(rules::listener::common(defaults)),
+            upstream_defaults: Arc::new(rules::upstream::common(defaults)),
+            max_connections: options::value(&defaults.max_connections),
+            max_flows: options::value(&defaults.max_flows),
+            drain_timeout: options::drain_timeout(defaults),
+            log_format: options::value(&defaults.log_format),
+            access_log,
         })
     }
 

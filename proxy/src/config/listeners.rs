@@ -7,9 +7,12 @@ use std::{
 
 use proxy_common::abi::DEFAULT_MAX_LISTENERS;
 
-use super::{ListenAddress, Listener, rules::ListenerRules};
+use super::{
+    ListenAddress, Listener,
+    rules::{self, ListenerRules},
+};
 use crate::{
-    settings::{ConfigError, Given, ListenerSettings, Settings, UpstreamSettings, bad, nearest},
+    settings::{ConfigError, Given, Settings, UpstreamSettings, bad, nearest},
     sys::socket::Protocol,
 };
 
@@ -17,7 +20,7 @@ use crate::{
 const MAX_NAME: usize = 64;
 
 /// All listeners, one for each address.
-pub fn all(settings: &Settings, defaults: &Arc<ListenerRules>) -> Result<Vec<Listener>, ConfigError> {
+pub fn all(settings: &Settings) -> Result<Vec<Listener>, ConfigError> {
     let mut listeners: Vec<Listener> = Vec::new();
     for (number, given) in settings.listeners.iter().enumerate() {
         check_name(&given.name)?;
@@ -27,29 +30,51 @@ pub fn all(settings: &Settings, defaults: &Arc<ListenerRules>) -> Result<Vec<Lis
         if given.bind.value.is_empty() {
             return Err(given.bind.bad("no address", "give at least one, such as tcp://0.0.0.0:5432"));
         }
-        let upstream = upstream(given, &settings.upstreams)?;
+        let upstream = upstream_number(&given.upstream, &settings.upstreams)?;
+        let rules = rules::listener::of(given, &settings.defaults, &settings.upstreams)?;
         for url in &given.bind.value {
-            let (name, address) = (given.name.value.clone(), free_address(url, &listeners)?);
-            listeners.push(Listener {
-                name,
-                address,
-                upstream,
-                v6_only: false,
-                rules: Arc::clone(defaults),
-                is_retired: false,
-            });
+            add(url, Template { name: &given.name.value, upstream, rules: &rules }, &mut listeners)?;
         }
     }
     if listeners.is_empty() {
         let remedy = "add a [[listener]] with name, bind and upstream";
         return Err(bad(&settings.place, "there is no listener", remedy));
     }
-    if listeners.len() > DEFAULT_MAX_LISTENERS as usize {
-        let problem = format!("{} addresses to listen on", listeners.len());
-        return Err(bad(&settings.place, problem, format!("at most {DEFAULT_MAX_LISTENERS} are possible")));
-    }
     leave_ipv4_to_others(&mut listeners);
     Ok(listeners)
+}
+
+/// What the listeners of one `[[listener]]` have in common.
+#[derive(Clone, Copy)]
+struct Template<'a> {
+    name: &'a str,
+    upstream: u32,
+    rules: &'a Arc<ListenerRules>,
+}
+
+/// Adds a listener for each port of a URL.
+fn add(url: &Given<String>, common: Template<'_>, listeners: &mut Vec<Listener>) -> Result<(), ConfigError> {
+    let (first, last_port) = listen_addresses(url)?;
+    let ports = first.address.port()..=last_port;
+    let count = listeners.len() + ports.len();
+    if count > DEFAULT_MAX_LISTENERS as usize {
+        let problem = format!("with this there are {count} addresses to listen on");
+        return Err(url.bad(problem, format!("at most {DEFAULT_MAX_LISTENERS} are possible")));
+    }
+    for port in ports {
+        let address = SocketAddr::new(first.address.ip(), port);
+        let address = ListenAddress { protocol: first.protocol, address };
+        check_free(url, address, listeners)?;
+        listeners.push(Listener {
+            name: common.name.to_owned(),
+            address,
+            upstream: common.upstream,
+            v6_only: false,
+            rules: common.rules.clone(),
+            is_retired: false,
+        });
+    }
+    Ok(())
 }
 
 /// Names are shown in metrics, status and logs.
@@ -62,9 +87,8 @@ pub fn check_name(name: &Given<String>) -> Result<(), ConfigError> {
     Err(name.bad("cannot be a name", remedy))
 }
 
-/// The number of a listener's upstream.
-fn upstream(listener: &ListenerSettings, upstreams: &[UpstreamSettings]) -> Result<u32, ConfigError> {
-    let wanted = &listener.upstream;
+/// The number of an upstream that is named.
+pub fn upstream_number(wanted: &Given<String>, upstreams: &[UpstreamSettings]) -> Result<u32, ConfigError> {
     match upstreams.iter().position(|upstream| upstream.name.value == wanted.value) {
         Some(number) => Ok(number as u32),
         None => {
@@ -78,12 +102,21 @@ fn upstream(listener: &ListenerSettings, upstreams: &[UpstreamSettings]) -> Resu
     }
 }
 
-/// An address that no other listener has.
-fn free_address(url: &Given<String>, listeners: &[Listener]) -> Result<ListenAddress, ConfigError> {
-    let address = listen_address(url)?;
+/// That no other listener has the address.
+fn check_free(
+    url: &Given<String>,
+    address: ListenAddress,
+    listeners: &[Listener],
+) -> Result<(), ConfigError> {
     match listeners.iter().find(|other| overlap(&other.address, &address)) {
-        None => Ok(address),
-        Some(other) if other.address == address => Err(url.bad("given twice", "leave one of them out")),
+        None => Ok(()),
+        Some(other) if other.address == address => {
+            let problem = match url.value.ends_with(&address.to_string()) {
+                true => "given twice".into(),
+                false => format!("{address} is given twice"),
+            };
+            Err(url.bad(problem, "leave one of them out"))
+        }
         Some(other) => {
             let problem = format!("the wildcard among this and {} takes what both want", other.address);
             Err(url.bad(problem, "leave one of them out"))
@@ -100,23 +133,37 @@ fn overlap(one: &ListenAddress, other: &ListenAddress) -> bool {
     is_same_family && a.port() == b.port() && (a == b || has_wildcard)
 }
 
-fn listen_address(url: &Given<String>) -> Result<ListenAddress, ConfigError> {
+/// The first address of a URL, and the last port.
+fn listen_addresses(url: &Given<String>) -> Result<(ListenAddress, u16), ConfigError> {
     let wrong = |problem: String| url.bad(problem, "it looks like tcp://0.0.0.0:5432 or udp://[::]:53");
     let (scheme, rest) =
         url.value.split_once("://").ok_or_else(|| wrong("no tcp:// or udp:// before it".into()))?;
     let protocol = match scheme {
         "tcp" => Protocol::Tcp,
         "udp" => Protocol::Udp,
+        "unix" => return Err(wrong("unix sockets cannot be listened on yet".into())),
         other => return Err(wrong(format!("{other:?} is neither tcp nor udp"))),
     };
-    let address: SocketAddr = rest.parse().map_err(|_| wrong(format!("{rest:?} is no IP:PORT")))?;
+    let (first, last) = match rest.rsplit_once('-') {
+        Some((first, last)) => (first, Some(last)),
+        None => (rest, None),
+    };
+    let address: SocketAddr = first.parse().map_err(|_| wrong(format!("{rest:?} is no IP:PORT")))?;
     if address.port() == 0 {
         return Err(wrong("port 0 cannot be listened on".into()));
     }
     if matches!(address.ip(), IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some()) {
         return Err(wrong("it is an IPv4 address in IPv6 form, write it as IPv4".into()));
     }
-    Ok(ListenAddress { protocol, address })
+    let last = match last.map(str::parse::<u16>) {
+        None => address.port(),
+        Some(Ok(last)) if last >= address.port() => last,
+        Some(_) => {
+            let remedy = "it looks like tcp://0.0.0.0:8000-8010, the lower port first";
+            return Err(url.bad("is no range of ports", remedy));
+        }
+    };
+    Ok((ListenAddress { protocol, address }, last))
 }
 
 /// An IPv6 wildcard takes no IPv4 traffic where another listener has it.

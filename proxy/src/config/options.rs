@@ -1,93 +1,70 @@
-//! Settings that are given once or not at all: their defaults, which `proxy run --help` and
-//! `packaging/proxy.toml` name too, and their limits.
+//! Settings that are given once or not at all: what counts if they are not, and what has to be so of several.
 
 use std::{path::PathBuf, time::Duration};
 
 use humantime::format_duration;
 use proxy_common::lease::MAX_WORKERS;
 
-use super::rules::{ListenerRules, UpstreamRules};
+use super::rules::AccessLog;
 use crate::{
-    cli::DEFAULT_CONTROL,
-    settings::{ConfigError, Given, Options, bad, values::Patience},
+    cli::{DEFAULT_CONTROL, LogFormat},
+    settings::{AccessLogSettings, ConfigError, Defaults, Given, Standby, bad, values::Patience},
     sys::{
         credentials::{self, User},
         process,
     },
 };
 
-/// Shortest and longest lease. Shorter, and a busy machine's scheduler lets healthy leases lapse.
-pub const LEASE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(60));
-
 const DEFAULT_LEASE: Duration = Duration::from_millis(100);
 const DEFAULT_FENCE_AFTER: Duration = Duration::from_secs(1);
 const DEFAULT_USER: &str = "nobody";
 
-fn or(given: &Option<Given<Duration>>, default: Duration) -> Duration {
-    given.as_ref().map_or(default, |given| given.value)
+/// What was given, if it was.
+pub fn value<T: Clone>(given: &Option<Given<T>>) -> Option<T> {
+    given.as_ref().map(|given| given.value.clone())
 }
 
-fn patience_or(given: &Option<Given<Patience>>, default: Option<Duration>) -> Option<Duration> {
-    given.as_ref().map_or(default, |given| given.value.0)
+/// The first that was given, or the default.
+pub fn first<T: Copy>(given: [&Option<Given<T>>; 2], default: T) -> T {
+    given.into_iter().flatten().next().map_or(default, |given| given.value)
 }
 
-/// The rules of a listener of which nothing more is said.
-pub fn listener_rules(options: &Options) -> ListenerRules {
-    let rules = ListenerRules::default();
-    ListenerRules {
-        idle_timeout: patience_or(&options.idle_timeout, rules.idle_timeout),
-        udp_idle: or(&options.udp_idle, rules.udp_idle),
-        keepalive: or(&options.keepalive, rules.keepalive),
-        ..rules
-    }
+/// As [`first`], of what may be `never`.
+pub fn patience(given: [&Option<Given<Patience>>; 2], default: Option<Duration>) -> Option<Duration> {
+    first(given, Patience(default)).0
 }
 
-/// The same of an upstream.
-pub fn upstream_rules(options: &Options) -> UpstreamRules {
-    let rules = UpstreamRules::default();
-    UpstreamRules {
-        connect_timeout: or(&options.connect_timeout, rules.connect_timeout),
-        keepalive: or(&options.keepalive, rules.keepalive),
-        ..rules
-    }
+/// The same of one.
+fn or_seconds(given: &Option<Given<Duration>>, default: u64) -> Duration {
+    value(given).unwrap_or(Duration::from_secs(default))
 }
 
-pub fn drain_timeout(options: &Options) -> Duration {
-    or(&options.drain_timeout, Duration::from_secs(30))
+pub fn drain_timeout(defaults: &Defaults) -> Duration {
+    or_seconds(&defaults.drain_timeout, 30)
 }
 
-pub fn failback_after(options: &Options) -> Option<Duration> {
-    patience_or(&options.failback_after, Some(Duration::from_secs(10)))
+pub fn failback_after(standby: &Standby) -> Option<Duration> {
+    value(&standby.failback_after).map_or(Some(Duration::from_secs(10)), |Patience(duration)| duration)
 }
 
-pub fn control(options: &Options) -> PathBuf {
-    options.control.as_ref().map_or(DEFAULT_CONTROL.into(), |control| control.value.clone())
+pub fn control(defaults: &Defaults) -> PathBuf {
+    value(&defaults.control).unwrap_or_else(|| DEFAULT_CONTROL.into())
 }
 
-pub fn workers(options: &Options) -> Result<u32, ConfigError> {
-    match &options.workers {
-        None => Ok(process::cpus().min(MAX_WORKERS) as u32),
-        Some(count) if (1..=MAX_WORKERS as u32).contains(&count.value) => Ok(count.value),
-        Some(count) => Err(count.bad("out of range", format!("1 to {MAX_WORKERS} are possible"))),
-    }
+pub fn workers(defaults: &Defaults) -> u32 {
+    value(&defaults.workers).unwrap_or_else(|| process::cpus().min(MAX_WORKERS) as u32)
 }
 
-pub fn lease(options: &Options) -> Result<Duration, ConfigError> {
-    match &options.lease {
-        None => Ok(DEFAULT_LEASE),
-        Some(lease) if (LEASE.0..=LEASE.1).contains(&lease.value) => Ok(lease.value),
-        Some(lease) => {
-            let (from, to) = (format_duration(LEASE.0), format_duration(LEASE.1));
-            Err(lease.bad("out of range", format!("{from} to {to} are possible")))
-        }
-    }
+pub fn lease(standby: &Standby) -> Duration {
+    value(&standby.lease).unwrap_or(DEFAULT_LEASE)
 }
 
 /// At least twice the lease.
-pub fn fence_after(options: &Options, lease: Duration) -> Result<Duration, ConfigError> {
+pub fn fence_after(standby: &Standby) -> Result<Duration, ConfigError> {
     const PROBLEM: &str = "a healthy pool would be killed for one late heartbeat";
+    let lease = lease(standby);
     let twice = format_duration(2 * lease);
-    match (&options.fence_after, &options.lease) {
+    match (&standby.fence_after, &standby.lease) {
         (Some(given), _) if given.value < 2 * lease => {
             Err(given.bad(PROBLEM, format!("give at least twice the lease, {twice}")))
         }
@@ -101,11 +78,11 @@ pub fn fence_after(options: &Options, lease: Duration) -> Result<Duration, Confi
     }
 }
 
-pub fn user(options: &Options) -> Result<Option<User>, ConfigError> {
+pub fn user(defaults: &Defaults) -> Result<Option<User>, ConfigError> {
     if !credentials::is_root() {
         return Ok(None);
     }
-    let (place, name) = match &options.user {
+    let (place, name) = match &defaults.user {
         Some(user) => (user.place.as_str(), user.value.as_str()),
         None => ("user nobody, the default", DEFAULT_USER),
     };
@@ -114,9 +91,10 @@ pub fn user(options: &Options) -> Result<Option<User>, ConfigError> {
     user.map(Some).ok_or_else(error)
 }
 
-pub fn at_least_one(limit: &Option<Given<usize>>) -> Result<Option<usize>, ConfigError> {
-    match limit {
-        Some(given) if given.value == 0 => Err(given.bad("nothing could pass", "give 1 or more")),
-        given => Ok(given.as_ref().map(|given| given.value)),
+pub fn access_log(given: &AccessLogSettings) -> Result<AccessLog, ConfigError> {
+    let path = &given.path;
+    if path.value.as_os_str().is_empty() || !(path.value.is_absolute() || path.value.as_os_str() == "-") {
+        return Err(path.bad("is no absolute path", "write it from / on, or \"-\" for standard output"));
     }
+    Ok(AccessLog { path: path.value.clone(), is_json: value(&given.format) == Some(LogFormat::Json) })
 }

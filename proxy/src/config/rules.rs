@@ -1,12 +1,18 @@
 //! What the settings say of the traffic of one listener, and of one upstream. What is not said is as in the
 //! `Default`s here.
 
+pub(super) mod health;
+pub(super) mod listener;
+pub(super) mod upstream;
+
 use std::{path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 
 use super::access::Access;
 use crate::sys::socket::FlowOptions;
+
+pub use crate::settings::values::{Balance, OnDown, ProxyVersion};
 
 /// How a listener's traffic is treated. All addresses of one `[[listener]]` share it.
 #[derive(Clone, Debug, PartialEq)]
@@ -151,28 +157,6 @@ impl Default for UpstreamRules {
     }
 }
 
-/// Which of the fit servers a new connection goes to. All but the last go by weight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Balance {
-    /// Of two random ones, the one with fewer open connections.
-    RandomTwo,
-    /// One after the other.
-    RoundRobin,
-    /// The one with the fewest open connections.
-    LeastConnections,
-    /// The same one for the same client address, as long as it is there.
-    SourceHash,
-}
-
-/// Versions of the PROXY protocol (HAProxy's doc/proxy-protocol.txt).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProxyVersion {
-    /// A line of text; TCP only.
-    V1,
-    /// Binary.
-    V2,
-}
-
 /// When a server that fails connections is passed over, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ejection {
@@ -188,15 +172,6 @@ impl Default for Ejection {
     fn default() -> Self {
         Self { failures: 1, time: Duration::from_secs(1), max_time: Duration::from_secs(60) }
     }
-}
-
-/// What becomes of open connections to a server that is down by its checks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnDown {
-    /// They go on.
-    Keep,
-    /// They are reset.
-    Close,
 }
 
 /// How servers are checked.

@@ -4,14 +4,13 @@ use std::{
     hash::Hasher as _,
     net::{Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use siphasher::sip::SipHasher24;
 
-use super::{Listener, Upstream, listeners::check_name, rules::UpstreamRules};
+use super::{Listener, Upstream, listeners::check_name, options::value, rules};
 use crate::{
-    settings::{ConfigError, Given, UpstreamSettings},
+    settings::{ConfigError, Given, ServerGiven, Settings, UpstreamSettings},
     sys::{address::MAX_PATH, socket::Protocol},
     table::{Identity, Origin},
 };
@@ -96,29 +95,26 @@ impl ServerSettings {
 }
 
 /// All upstreams.
-pub fn all(
-    given: &[UpstreamSettings],
-    defaults: &Arc<UpstreamRules>,
-    listeners: &[Listener],
-) -> Result<Vec<Upstream>, ConfigError> {
+pub fn all(settings: &Settings, listeners: &[Listener]) -> Result<Vec<Upstream>, ConfigError> {
     let (mut upstreams, mut count) = (Vec::new(), 0);
-    for (number, upstream) in (0..).zip(given) {
+    for (number, upstream) in (0..).zip(&settings.upstreams) {
         check_name(&upstream.name)?;
         let servers = servers_of(upstream, listeners)?;
         if has_udp(number, listeners)
             && let Some(at) = servers.iter().position(|server| matches!(server.place, Place::Unix(_)))
         {
             let remedy = "give the address of the service, or the listener another upstream";
-            return Err(
-                upstream.servers[at].bad("a unix socket takes no datagrams of a UDP listener", remedy)
-            );
+            return Err(upstream.servers[at]
+                .address
+                .bad("a unix socket takes no datagrams of a UDP listener", remedy));
         }
         count += servers.len();
         if count > MAX_SERVERS {
             let problem = format!("with its servers there are {count}");
             return Err(upstream.name.bad(problem, format!("at most {MAX_SERVERS} are possible")));
         }
-        let (name, rules) = (upstream.name.value.clone(), Arc::clone(defaults));
+        let rules = rules::upstream::of(upstream, &settings.defaults, has_udp(number, listeners))?;
+        let name = upstream.name.value.clone();
         upstreams.push(Upstream { name, servers, slots: 0..0, rules, is_retired: false });
     }
     lay_out_slots(&mut upstreams);
@@ -150,17 +146,22 @@ fn servers_of(
     listeners: &[Listener],
 ) -> Result<Vec<ServerSettings>, ConfigError> {
     let mut servers: Vec<ServerSettings> = Vec::new();
-    for given in &upstream.servers {
-        let place = place(given)?;
+    for ServerGiven { address, weight, backup, max_connections, .. } in &upstream.servers {
+        let place = place(address)?;
         if servers.iter().any(|server| server.place == place) {
-            return Err(given.bad("given twice", "leave one out"));
+            return Err(address.bad("given twice", "leave one out"));
         }
-        if let Place::Address(address) = place {
-            not_ourselves(given, address, listeners)?;
+        if let Place::Address(server) = place {
+            not_ourselves(address, server, listeners)?;
         }
-        let (weight, is_backup, max_connections) = (1, false, None);
-        let given = given.value.clone();
-        servers.push(ServerSettings { given, place, weight, is_backup, max_connections, is_retired: false });
+        servers.push(ServerSettings {
+            given: address.value.clone(),
+            place,
+            weight: value(weight).unwrap_or(1),
+            is_backup: value(backup).unwrap_or(false),
+            max_connections: value(max_connections),
+            is_retired: false,
+        });
     }
     if servers.is_empty() {
         let name = &upstream.name;

@@ -1,51 +1,55 @@
-//! The keys of the settings file: where each belongs, and what it looks like.
+//! What may be in a settings file: what to write instead of what may not.
 
-/// Table, key, and the setting as it may be written. `packaging/proxy.toml` explains them.
-pub const KEYS: [(&str, &str, &str); 20] = [
-    ("[defaults]", "workers", "workers = 4"),
-    ("[defaults]", "connect_timeout", r#"connect_timeout = "5s""#),
-    ("[defaults]", "idle_timeout", r#"idle_timeout = "1h", or "never""#),
-    ("[defaults]", "udp_idle", r#"udp_idle = "60s""#),
-    ("[defaults]", "keepalive", r#"keepalive = "60s""#),
-    ("[defaults]", "max_connections", "max_connections = 10000"),
-    ("[defaults]", "max_flows", "max_flows = 10000"),
-    ("[defaults]", "drain_timeout", r#"drain_timeout = "30s""#),
-    ("[defaults]", "user", r#"user = "nobody""#),
-    ("[defaults]", "control", r#"control = "/run/proxy/proxy.sock""#),
-    ("[defaults]", "log_format", r#"log_format = "json", or "text""#),
-    ("[standby]", "lease", r#"lease = "100ms""#),
-    ("[standby]", "fence_after", r#"fence_after = "1s""#),
-    ("[standby]", "failback_after", r#"failback_after = "10s", or "never""#),
-    ("[metrics]", "listen", r#"listen = "127.0.0.1:9100""#),
-    ("[[listener]]", "name", r#"name = "database""#),
-    ("[[listener]]", "bind", r#"bind = ["tcp://0.0.0.0:5432"]"#),
-    ("[[listener]]", "upstream", r#"upstream = "postgres""#),
-    ("[upstream.NAME]", "server", "[[upstream.NAME.server]]"),
-    ("[[upstream.NAME.server]]", "address", r#"address = "10.0.0.1:5432""#),
-];
+use super::{
+    Settings,
+    read::Section as _,
+    table::{Kind, Table},
+};
 
-/// What is looked at by its path in the file looks like this, if it is known.
-pub fn looks(path: &[&str]) -> Option<String> {
-    match path {
-        ["listener"] => Some("[[listener]]".into()),
-        ["upstream"] | ["upstream", _] => Some("[upstream.NAME]".into()),
-        [table] => Some(format!("[{table}]")),
-        [.., key] => KEYS.iter().find(|(_, known, _)| known == key).map(|(_, _, looks)| (*looks).to_owned()),
-        [] => None,
+/// Every table, the whole file first.
+pub fn tables() -> Vec<&'static Table> {
+    let mut tables = vec![Settings::TABLE];
+    let mut next = 0;
+    while let Some(table) = tables.get(next).copied() {
+        tables.extend(table.settings.iter().filter_map(|setting| match setting.kind {
+            Kind::Table(table) | Kind::Tables(table) => Some(table),
+            _ => None,
+        }));
+        next += 1;
+    }
+    tables
+}
+
+/// So many keys can be told in a message.
+const FEW: usize = 6;
+
+/// What to write instead of a key that is unknown in a table: the tables that it belongs in, or the nearest one,
+/// there or elsewhere, or all.
+pub fn instead(unknown: &str, table: &Table) -> String {
+    let here: Vec<&str> = table.settings.iter().map(|setting| setting.key).collect();
+    let all: Vec<&str> =
+        tables().iter().flat_map(|table| table.settings).map(|setting| setting.key).collect();
+    let listed = || format!("known here: {}", here.join(", "));
+    if all.contains(&unknown) {
+        let more = if here.len() <= FEW { format!("; {}", listed()) } else { String::new() };
+        return format!("it belongs in {}{more}", homes(unknown));
+    }
+    if let Some(nearest) = nearest(unknown, &here) {
+        return format!("the nearest is {nearest}");
+    }
+    // A key of another table has to be nearer than one that was meant for this one.
+    match nearest(unknown, &all).filter(|key| strsim::damerau_levenshtein(unknown, key) <= 2) {
+        Some(key) => format!("the nearest is {key}, which belongs in {}", homes(key)),
+        None => listed(),
     }
 }
 
-/// What to write instead of an unknown key, where these ones are known: the table that it belongs in,
-/// or the nearest one, or all.
-pub fn instead(unknown: &str, known: &[&str]) -> String {
-    let options = KEYS.iter().filter(|(table, ..)| ["[defaults]", "[standby]"].contains(table));
-    if let Some((table, ..)) = options.clone().find(|(_, key, _)| *key == unknown) {
-        return format!("it belongs in {table}");
-    }
-    match nearest(unknown, known) {
-        Some(nearest) => format!("the nearest is {nearest}"),
-        None => format!("known here: {}", known.join(", ")),
-    }
+/// The tables that a key belongs in.
+fn homes(key: &str) -> String {
+    let has_key = |table: &&&Table| table.settings.iter().any(|setting| setting.key == key);
+    let tables = tables();
+    let homes: Vec<&str> = tables.iter().filter(has_key).map(|table| table.heading).collect();
+    homes.join(" or ")
 }
 
 /// The name that was meant, perhaps.

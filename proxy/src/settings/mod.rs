@@ -1,21 +1,26 @@
 //! Settings as they were given, by flags or by a file, each with its place: what messages begin with.
 //! Whether they can be is checked in [`crate::config`].
 
+pub mod docs;
 pub mod values;
 
 mod file;
 mod flags;
+mod kinds;
 mod known;
+mod read;
 mod source;
+mod table;
+mod tables;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::fmt;
 
-use crate::cli::{LogFormat, RunArgs};
-use values::Patience;
+use crate::cli::RunArgs;
 
 pub use known::nearest;
+pub use tables::*;
 
 /// A setting that cannot be.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +35,7 @@ pub struct ConfigError {
 }
 
 /// A value and its place, such as `--lease 1ms` or `proxy.toml:3:9: lease "1ms"`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Given<T> {
     /// What was given.
     pub value: T,
@@ -50,91 +55,18 @@ pub fn bad(place: &str, problem: impl fmt::Display, remedy: impl fmt::Display) -
     ConfigError { setting: place.into(), problem: problem.to_string(), remedy: remedy.to_string() }
 }
 
-/// Everything that was given.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Where more would be given: for errors of what is missing.
-    pub place: String,
-    /// In their order.
-    pub listeners: Vec<ListenerSettings>,
-    /// In their order.
-    pub upstreams: Vec<UpstreamSettings>,
-    /// All the rest.
-    pub options: Options,
-}
-
-/// `[[listener]]`: addresses with one upstream.
-#[derive(Clone, Debug)]
-pub struct ListenerSettings {
-    /// Its name.
-    pub name: Given<String>,
-    /// Addresses, such as `tcp://0.0.0.0:5432`.
-    pub bind: Given<Vec<Given<String>>>,
-    /// The upstream's name.
-    pub upstream: Given<String>,
-}
-
-/// `[upstream.NAME]`: servers of which one is as good as the other.
-#[derive(Clone, Debug)]
-pub struct UpstreamSettings {
-    /// Its name.
-    pub name: Given<String>,
-    /// HOST:PORT of each server.
-    pub servers: Vec<Given<String>>,
-}
-
-/// Settings that are given once or not at all. [`crate::config::Config`] says what they mean.
-#[derive(Clone, Debug, Default)]
-#[allow(missing_docs)]
-pub struct Options {
-    pub workers: Option<Given<u32>>,
-    pub lease: Option<Given<Duration>>,
-    pub fence_after: Option<Given<Duration>>,
-    pub failback_after: Option<Given<Patience>>,
-    pub metrics: Option<Given<SocketAddr>>,
-    pub control: Option<Given<PathBuf>>,
-    pub user: Option<Given<String>>,
-    pub connect_timeout: Option<Given<Duration>>,
-    pub idle_timeout: Option<Given<Patience>>,
-    pub udp_idle: Option<Given<Duration>>,
-    pub keepalive: Option<Given<Duration>>,
-    pub max_connections: Option<Given<usize>>,
-    pub max_flows: Option<Given<usize>>,
-    pub drain_timeout: Option<Given<Duration>>,
-    pub log_format: Option<Given<LogFormat>>,
-}
-
 impl Settings {
     /// What the command line says, and the settings file that it names; of what both say, the command
     /// line's word.
     ///
     /// # Errors
-    /// The file cannot be read, or the first thing in it that is not understood.
+    /// The file cannot be read, or the first thing in it, or on the command line, that is not understood.
     pub fn of(args: &RunArgs) -> Result<Self, ConfigError> {
-        let Some(path) = &args.config else { return Ok(flags::settings(args)) };
-        let file = file::read(path)?;
-        Ok(Self { options: flags::options(args).or(file.options), ..file })
-    }
-}
-
-impl Options {
-    fn or(self, other: Self) -> Self {
-        Self {
-            workers: self.workers.or(other.workers),
-            lease: self.lease.or(other.lease),
-            fence_after: self.fence_after.or(other.fence_after),
-            failback_after: self.failback_after.or(other.failback_after),
-            metrics: self.metrics.or(other.metrics),
-            control: self.control.or(other.control),
-            user: self.user.or(other.user),
-            connect_timeout: self.connect_timeout.or(other.connect_timeout),
-            idle_timeout: self.idle_timeout.or(other.idle_timeout),
-            udp_idle: self.udp_idle.or(other.udp_idle),
-            keepalive: self.keepalive.or(other.keepalive),
-            max_connections: self.max_connections.or(other.max_connections),
-            max_flows: self.max_flows.or(other.max_flows),
-            drain_timeout: self.drain_timeout.or(other.drain_timeout),
-            log_format: self.log_format.or(other.log_format),
-        }
+        let mut settings = match &args.config {
+            Some(path) => file::read(path)?,
+            None => flags::settings(args),
+        };
+        flags::put(args, &mut settings)?;
+        Ok(settings)
     }
 }

@@ -1,10 +1,11 @@
 //! How values are written, on the command line and in the settings file alike.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
-use clap::ValueEnum as _;
-
-use crate::cli::LogFormat;
+use ipnet::IpNet;
 
 /// A duration, or `never`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,12 +46,118 @@ pub fn ip_port(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "is no IP:PORT; it looks like 127.0.0.1:9100".into())
 }
 
-/// How to log.
+/// Connections a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Frequency(pub f64);
+
+/// A number a second, a minute or an hour, such as `100/s`.
 ///
 /// # Errors
-/// What there is.
-pub fn log_format(text: &str) -> Result<LogFormat, String> {
-    LogFormat::from_str(text, false).map_err(|_| "is no format of logs; there are text and json".into())
+/// What it looks like.
+pub fn frequency(text: &str) -> Result<Frequency, String> {
+    const WRONG: &str = "is no rate; it looks like 100/s, 10/m or 5/h, the number from 1 to 4294967295";
+    let (number, unit) = text.split_once('/').ok_or(WRONG)?;
+    let seconds = match unit.trim() {
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(WRONG.into()),
+    };
+    match number.trim().parse::<u32>() {
+        Ok(number) if number > 0 => Ok(Frequency(f64::from(number) / seconds)),
+        _ => Err(WRONG.into()),
+    }
+}
+
+/// Bytes a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bandwidth(pub u64);
+
+/// Bytes a second, with a unit, such as `10MiB/s`.
+///
+/// # Errors
+/// What it looks like.
+pub fn bandwidth(text: &str) -> Result<Bandwidth, String> {
+    const WRONG: &str =
+        "is no bandwidth; it looks like 500KB/s, 10MiB/s or 1GB/s (a KB is 1000 bytes, a KiB 1024)";
+    const UNITS: [(&str, u64); 7] = [
+        ("B", 1),
+        ("KB", 1000),
+        ("KiB", 1 << 10),
+        ("MB", 1_000_000),
+        ("MiB", 1 << 20),
+        ("GB", 1_000_000_000),
+        ("GiB", 1 << 30),
+    ];
+    let amount = text.strip_suffix("/s").ok_or(WRONG)?.trim();
+    let digits = amount.find(|char: char| !char.is_ascii_digit()).ok_or(WRONG)?;
+    let (number, unit) = amount.split_at(digits);
+    let unit = UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit.trim())).ok_or(WRONG)?;
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit.1));
+    bytes.map(Bandwidth).ok_or_else(|| WRONG.into())
+}
+
+/// An address, or a network as ADDRESS/BITS; bits of a host in it are not looked at.
+///
+/// # Errors
+/// What it looks like.
+pub fn network(text: &str) -> Result<IpNet, String> {
+    let network = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+    match network {
+        None => Err("is no network; it looks like 10.0.0.0/8, 192.0.2.1 or 2001:db8::/32".into()),
+        Some(IpNet::V6(v6)) if v6.addr().to_ipv4_mapped().is_some() => {
+            Err("is IPv4 in IPv6 form; write it as IPv4".into())
+        }
+        Some(network) => Ok(network.trunc()),
+    }
+}
+
+/// Bytes that are sent, or looked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bytes(pub Vec<u8>);
+
+/// Kinds of health checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckKind {
+    /// A connection.
+    Tcp,
+    /// A request.
+    Http,
+    /// A datagram.
+    Udp,
+    /// A program.
+    Exec,
+}
+
+/// Which of the fit servers a new connection goes to. All but the last go by weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balance {
+    /// Of two random ones, the one with fewer open connections.
+    RandomTwo,
+    /// One after the other.
+    RoundRobin,
+    /// The one with the fewest open connections.
+    LeastConnections,
+    /// The same one for the same client address, as long as it is there.
+    SourceHash,
+}
+
+/// Versions of the PROXY protocol (HAProxy's doc/proxy-protocol.txt).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyVersion {
+    /// A line of text; TCP only.
+    V1,
+    /// Binary.
+    V2,
+}
+
+/// What becomes of open connections to a server that is down by its checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDown {
+    /// They go on.
+    Keep,
+    /// They are reset.
+    Close,
 }
 
 #[cfg(test)]
