@@ -48,6 +48,8 @@ pub struct Listener {
     pub address: ListenAddress,
     /// Where its traffic goes: a number of [`Config::upstreams`].
     pub upstream: u32,
+    /// The addresses of one listener of the settings are a group, named by the number of the first of them.
+    pub group: u32,
     /// Takes no IPv4 traffic, though it is a wildcard: another listener has it.
     pub v6_only: bool,
     /// How its traffic is treated.
@@ -127,7 +129,7 @@ impl Config {
         let access_log = settings.access_log.as_ref().map(options::access_log).transpose()?;
         let listeners = listeners::all(settings)?;
         let upstreams = upstreams::all(settings, &listeners)?;
-        Ok(Self {
+        let mut config = Self {
             listeners,
             upstreams,
             workers: options::workers(defaults),
@@ -144,7 +146,28 @@ impl Config {
             drain_timeout: options::drain_timeout(defaults),
             log_format: options::value(&defaults.log_format),
             access_log,
-        })
+        };
+        config.group_listeners();
+        Ok(config)
+    }
+
+    /// Gives each listener its group. To be called again when listeners were added.
+    pub fn group_listeners(&mut self) {
+        for number in 0..self.listeners.len() {
+            let name = &self.listeners[number].name;
+            let first = self.listeners.iter().position(|listener| listener.name == *name);
+            self.listeners[number].group = first.unwrap_or(number) as u32;
+        }
+    }
+
+    /// The group of a listener; its own number if there is no such listener.
+    pub fn group(&self, listener: u32) -> u32 {
+        self.listeners.get(listener as usize).map_or(listener, |listener| listener.group)
+    }
+
+    /// Whether any listener limits what each client has open.
+    pub fn counts_sources(&self) -> bool {
+        self.listeners.iter().any(|listener| listener.rules.max_connections_per_source.is_some())
     }
 
     /// The rules of a listener; the defaults if there is no such listener.

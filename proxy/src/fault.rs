@@ -38,6 +38,8 @@ points! {
     AcceptRecorded = "accept.recorded",
     AcceptTagged = "accept.tagged",
     AcceptAdded = "accept.added",
+    AcceptCounted = "accept.counted",
+    AcceptAdmitted = "accept.admitted",
     ConnectChosen = "connect.chosen",
     ConnectOpened = "connect.opened",
     ConnectRecorded = "connect.recorded",

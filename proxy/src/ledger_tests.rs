@@ -16,8 +16,16 @@ fn config(listeners: &[&str], servers: &[&str], workers: usize) -> Config {
 fn table(config: &Config) -> Table {
     let (listeners, upstreams, servers) = (config.listeners.len(), config.upstreams.len(), config.slots());
     let workers = config.workers as usize;
-    let table =
-        Table::create(Dimensions { descriptors: 8, workers, listeners, upstreams, servers }).unwrap().1;
+    let table = Table::create(Dimensions {
+        descriptors: 8,
+        workers,
+        listeners,
+        upstreams,
+        servers,
+        counts_sources: false,
+    })
+    .unwrap()
+    .1;
     slots::seed(config, &table);
     table
 }

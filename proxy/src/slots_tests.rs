@@ -11,7 +11,8 @@ fn world(servers: &[&str]) -> (Config, Table) {
     let Verb::Run(args) = cli.verb else { panic!("run is run") };
     let config = Config::from_args(&args).unwrap();
     let (upstreams, servers) = (config.upstreams.len(), config.slots());
-    let dimensions = Dimensions { descriptors: 8, workers: 1, listeners: 1, upstreams, servers };
+    let dimensions =
+        Dimensions { descriptors: 8, workers: 1, listeners: 1, upstreams, servers, counts_sources: false };
     let (_, table) = Table::create(dimensions).unwrap();
     seed(&config, &table);
     (config, table)

@@ -28,7 +28,8 @@ impl FlowTable {
         let file = File::options().read(true).write(true).open(path).expect("open the flow table");
         let descriptors = process::descriptor_limit(supervisor);
         let servers = servers + SPARE_SLOTS;
-        let dimensions = Dimensions { descriptors, workers, listeners, upstreams: 1, servers };
+        let dimensions =
+            Dimensions { descriptors, workers, listeners, upstreams: 1, servers, counts_sources: false };
         let fd = Fd::keep(file.try_clone().expect("clone"));
         Self { table: Table::open(fd, dimensions).expect("map the flow table"), file }
     }

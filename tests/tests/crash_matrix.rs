@@ -53,6 +53,8 @@ const MATRIX: &[(&str, Servers, Scenario)] = &[
     ("A:accept.recorded:1", ONE, life),
     ("A:accept.tagged:1", ONE, life),
     ("A:accept.added:1", ONE, life),
+    ("A:accept.counted:1", ONE, life),
+    ("A:accept.admitted:1", ONE, life),
     ("A:connect.chosen:1", ONE, life),
     ("A:connect.opened:1", ONE, life),
     ("A:connect.recorded:1", ONE, life),

@@ -69,6 +69,7 @@ fn add(url: &Given<String>, common: Template<'_>, listeners: &mut Vec<Listener>)
             name: common.name.to_owned(),
             address,
             upstream: common.upstream,
+            group: 0,
             v6_only: false,
             rules: common.rules.clone(),
             is_retired: false,

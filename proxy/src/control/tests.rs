@@ -58,7 +58,8 @@ fn config() -> Config {
 fn table() -> Table {
     let config = config();
     let (upstreams, servers) = (1, config.slots());
-    let dimensions = Dimensions { descriptors: 100, workers: 2, listeners: 2, upstreams, servers };
+    let dimensions =
+        Dimensions { descriptors: 100, workers: 2, listeners: 2, upstreams, servers, counts_sources: false };
     let (_, table) = Table::create(dimensions).unwrap();
     slots::seed(&config, &table);
     table.supervisor().looked_at.store(u64::MAX, Relaxed);

@@ -1,6 +1,9 @@
 //! Images of flow records, as they are handed over.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+};
 
 use serde::{Deserialize, Serialize};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -31,6 +34,9 @@ pub struct Header {
     /// The kernel program's verdicts so far.
     #[serde(default)]
     pub verdicts: Ledger,
+    /// How far ahead listeners' rates of new connections are, by name: nanoseconds of the monotonic clock.
+    #[serde(default)]
+    pub rates: BTreeMap<String, u64>,
     /// The upstream servers as they are now. (Of a version that does not tell, the offer's.)
     #[serde(default)]
     pub servers: Vec<OfferedServer>,

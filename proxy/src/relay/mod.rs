@@ -1,8 +1,10 @@
 //! Relaying: what a worker does with a flow's descriptors. Knows nothing of pools.
 
+mod admission;
 pub mod balance;
 mod expiry;
 pub mod pipes;
+mod rate;
 pub mod servers;
 pub mod tcp;
 pub mod token;
@@ -56,6 +58,23 @@ impl Lane {
     pub fn listener(&self, listener: u32) -> &'static ListenerCounters {
         let counters = self.table.listener_counters(self.seat, self.worker);
         &counters[(listener as usize).min(counters.len() - 1)]
+    }
+
+    /// Counts a connection or flow that begins at a listener, or is adopted.
+    pub fn count_open(&self, listener: u32) {
+        self.listener(listener).open.up();
+        self.listener(self.config.group(listener)).open_in_group.up();
+    }
+
+    /// Counts one that ends.
+    pub fn count_closed(&self, listener: u32) {
+        self.listener(listener).open.down();
+        self.listener(self.config.group(listener)).open_in_group.down();
+    }
+
+    /// Connections and flows that all workers of both seats have open at all addresses of a listener's group.
+    pub fn open_in_group(&self, listener: u32) -> u64 {
+        self.table.open_in_group(self.config.group(listener))
     }
 
     /// This worker's counters of an upstream server; as [`Self::listener`].

@@ -1,6 +1,9 @@
 //! Writing what another supervisor hands over into the own flow table, as the flows of a pool that is no more.
 
-use std::collections::HashMap;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::atomic::Ordering::Relaxed,
+};
 
 use anyhow::{Result, anyhow, bail};
 
@@ -66,6 +69,15 @@ impl Import<'_> {
             Some((offered.slot.unwrap_or(place), Inherited::server(config, table, offered)?))
         };
         (0..).zip(servers).filter_map(number).collect()
+    }
+
+    /// How far ahead the rates of new connections are, by listener.
+    pub fn rates(&self, rates: &BTreeMap<String, u64>) {
+        for listener in &self.setup.config.listeners {
+            if let Some(due_ns) = rates.get(&listener.name) {
+                self.setup.table.rate(listener.group).store(*due_ns, Relaxed);
+            }
+        }
     }
 
     fn one(&self, image: &Image, worker: u32, listener: u32, server: Option<u32>) -> Result<()> {

@@ -67,6 +67,7 @@ impl Inherited {
                 config.listeners.push(retired(config, offered));
             }
         }
+        config.group_listeners();
         let (count, most) = (config.listeners.len(), DEFAULT_MAX_LISTENERS as usize);
         if count > most {
             bail!(
@@ -226,6 +227,7 @@ fn retired(config: &Config, offered: &OfferedListener) -> Listener {
         name: offered.name.clone(),
         address: address(offered),
         upstream: upstream.map_or(u32::MAX, |number| number as u32),
+        group: 0,
         v6_only: offered.v6_only,
         rules: Arc::clone(&config.listener_defaults),
         is_retired: true,
@@ -256,6 +258,7 @@ mod tests {
                 name: "a".into(),
                 address,
                 upstream: 0,
+                group: 0,
                 v6_only: false,
                 rules: Default::default(),
                 is_retired: false,

@@ -104,6 +104,7 @@ pub fn open(mut config: Config, inherited: Option<&Inherited>) -> Result<Setup> 
         listeners: config.listeners.len(),
         upstreams: config.upstreams.len(),
         servers: config.slots(),
+        counts_sources: config.counts_sources(),
     };
     let (_, mut table) = Table::create(dimensions).context("cannot make the flow table")?;
     slots::seed(config, &table);

@@ -174,6 +174,7 @@ mod tests {
             name: "any".into(),
             address,
             upstream: 0,
+            group: 0,
             v6_only,
             rules: Default::default(),
             is_retired: false,

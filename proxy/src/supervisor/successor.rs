@@ -125,6 +125,7 @@ impl Supervisor {
         let epoch = seats::new_epoch(&self.setup.table);
         let import = Import { setup: &self.setup, inherited, news: &header.servers, fds: &fds, epoch };
         let (connections, flows) = import.all(&images)?;
+        import.rates(&header.rates);
         ledger.import(&self.setup.table, self.setup.config);
         fault::point(Point::ImportDone);
         self.offer_to_workers(epoch, handover::claim_limit(images.len()))?;

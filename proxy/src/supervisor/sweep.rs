@@ -98,13 +98,15 @@ pub fn clear_workers(table: &Table, seat: u32) {
         let block = table.worker(seat, worker);
         let gauges =
             [&block.connections, &block.udp_flows, &block.pipes_free, &block.pipes_lent, &block.pipes_wanted];
-        let listeners = table.listener_counters(seat, worker).iter().map(|counters| &counters.open);
+        let listeners = table.listener_counters(seat, worker).iter();
+        let listeners = listeners.flat_map(|counters| [&counters.open, &counters.open_in_group]);
         let servers = table.used_server_counters(seat, worker).map(|counters| &counters.open);
         gauges.into_iter().chain(listeners).chain(servers).for_each(|gauge| gauge.set(0));
         block.pipe_gifts.iter().for_each(|gift| gift.set(0));
         block.opening.store(0, SeqCst);
         block.parked.store(0, SeqCst);
         block.using.store(0, SeqCst);
+        table.sources().clear(table.lane(seat, worker));
     }
 }
 

@@ -16,7 +16,14 @@ fn left(table: &Table, state: State) -> Fd {
 
 #[test]
 fn flows_in_use_are_closed_later_and_counted_once() {
-    let dimensions = Dimensions { descriptors: 4096, workers: 1, listeners: 1, upstreams: 1, servers: 1 };
+    let dimensions = Dimensions {
+        descriptors: 4096,
+        workers: 1,
+        listeners: 1,
+        upstreams: 1,
+        servers: 1,
+        counts_sources: false,
+    };
     let (_, table) = Table::create(dimensions).unwrap();
     let (lost, used, ended) =
         (left(&table, State::Established), left(&table, State::Established), left(&table, State::Free));
@@ -32,7 +39,14 @@ fn flows_in_use_are_closed_later_and_counted_once() {
 
 #[test]
 fn a_dead_worker_uses_nothing() {
-    let dimensions = Dimensions { descriptors: 64, workers: 2, listeners: 1, upstreams: 1, servers: 1 };
+    let dimensions = Dimensions {
+        descriptors: 64,
+        workers: 2,
+        listeners: 1,
+        upstreams: 1,
+        servers: 1,
+        counts_sources: false,
+    };
     let (_, table) = Table::create(dimensions).unwrap();
     let fd = Fd::from_raw(5);
     std::mem::forget(Using::declare(&table.worker(1, 1).using, fd));

@@ -110,12 +110,27 @@ pub enum Rejection {
     Descriptors,
     /// No upstream server could be reached.
     Upstream,
+    /// Its listener does not let its client in.
+    Denied,
+    /// Its listener's `max_connections` is reached.
+    ListenerLimit,
+    /// Its listener's `max_connections_per_source` is reached.
+    SourceLimit,
+    /// Its listener's `max_connection_rate` is reached.
+    Rate,
 }
 
 impl Rejection {
     /// All, with their label values.
-    pub const ALL: [(Self, &'static str); 3] =
-        [(Self::Limit, "limit"), (Self::Descriptors, "descriptors"), (Self::Upstream, "upstream")];
+    pub const ALL: [(Self, &'static str); 7] = [
+        (Self::Limit, "limit"),
+        (Self::Descriptors, "descriptors"),
+        (Self::Upstream, "upstream"),
+        (Self::Denied, "denied"),
+        (Self::ListenerLimit, "listener_limit"),
+        (Self::SourceLimit, "source_limit"),
+        (Self::Rate, "rate"),
+    ];
 }
 
 /// Why datagrams were dropped.
@@ -131,16 +146,28 @@ pub enum DropReason {
     Congestion,
     /// Larger than a datagram may be on its way out (`EMSGSIZE`), or otherwise not sendable.
     Unsendable,
+    /// Their listener does not let their client in.
+    Denied,
+    /// Their flow would be one more than their listener's `max_connections`.
+    ListenerLimit,
+    /// Their flow would be one more than their listener's `max_connections_per_source`.
+    SourceLimit,
+    /// Their flow would be more than their listener's `max_connection_rate`.
+    Rate,
 }
 
 impl DropReason {
     /// All, with their label values.
-    pub const ALL: [(Self, &'static str); 5] = [
+    pub const ALL: [(Self, &'static str); 9] = [
         (Self::Limit, "limit"),
         (Self::Descriptors, "descriptors"),
         (Self::Upstream, "upstream"),
         (Self::Congestion, "congestion"),
         (Self::Unsendable, "unsendable"),
+        (Self::Denied, "denied"),
+        (Self::ListenerLimit, "listener_limit"),
+        (Self::SourceLimit, "source_limit"),
+        (Self::Rate, "rate"),
     ];
 }
 
@@ -155,6 +182,8 @@ pub struct ListenerCounters {
     pub accepted: Counter,
     /// Connections or flows open now.
     pub open: Gauge,
+    /// Of a group's first listener: connections and flows open now at all of its addresses.
+    pub open_in_group: Gauge,
     /// Rejected connections, by [`Rejection`].
     pub rejected: [Counter; Rejection::ALL.len()],
     /// Bytes from clients.
@@ -201,6 +230,7 @@ impl Counted for ListenerCounters {
         let Self {
             accepted,
             open: _,
+            open_in_group: _,
             rejected,
             received_bytes,
             sent_bytes,

@@ -13,6 +13,7 @@ mod handover;
 mod index;
 mod record;
 mod servers;
+mod sources;
 mod tag;
 mod takeover;
 mod using;
@@ -34,6 +35,7 @@ pub use handover::{Decision, DecisionCell, HandoverCell, HandoverKind, HandoverS
 pub use index::{Entering, Entry, Found, Index};
 pub use record::{Direction, Holder, Part, Record, State, flag, octets};
 pub use servers::{Health, Identity, Origin, Presence, ServerCell, ServerState, UpstreamCell, Wanted};
+pub use sources::Sources;
 pub use tag::{Kind, Tag, TagCell};
 pub use takeover::{RECENT_TAKEOVERS, TakeoverCell};
 pub use using::Using;
@@ -43,7 +45,7 @@ pub use work::{AdoptedState, Lost, LostReason, WorkerCounters};
 use std::{
     hash::{BuildHasher as _, RandomState},
     io,
-    sync::atomic::AtomicU64,
+    sync::atomic::{AtomicU32, AtomicU64},
 };
 
 use crate::sys::{Fd, epoll::EventBuffer, memory::SharedMemory};
@@ -65,6 +67,8 @@ pub struct Dimensions {
     pub upstreams: usize,
     /// Server slots of all upstreams.
     pub servers: usize,
+    /// Whether it is counted what each client has open: room that costs nothing else.
+    pub counts_sources: bool,
 }
 
 /// Byte offsets of the parts.
@@ -81,6 +85,8 @@ struct Layout {
     tags: usize,
     records: usize,
     udp_facts: usize,
+    rates: usize,
+    sources: usize,
     index_keys: usize,
     index: usize,
     end: usize,
@@ -88,7 +94,7 @@ struct Layout {
 
 impl Layout {
     fn new(dimensions: Dimensions) -> Self {
-        let Dimensions { descriptors, workers, listeners, upstreams, servers } = dimensions;
+        let Dimensions { descriptors, workers, listeners, upstreams, servers, counts_sources } = dimensions;
         let all_workers = SEATS * workers;
         let mut end = 0;
         let mut part = |size: usize, count: usize| {
@@ -110,6 +116,9 @@ impl Layout {
         let tags = part(size_of::<TagCell>(), descriptors);
         let records = part(size_of::<Record>(), descriptors);
         let udp_facts = part(size_of::<UdpFacts>(), descriptors);
+        let rates = part(size_of::<AtomicU64>(), listeners);
+        let lanes_that_count = if counts_sources { all_workers } else { 0 };
+        let sources = part(size_of::<AtomicU32>(), lanes_that_count * Sources::CELLS);
         let index_keys = part(size_of::<AtomicU64>(), Index::KEYS);
         let index = part(size_of::<AtomicU64>(), Index::cells_for(descriptors));
         Self {
@@ -124,6 +133,8 @@ impl Layout {
             tags,
             records,
             udp_facts,
+            rates,
+            sources,
             index_keys,
             index,
             end,
@@ -335,6 +346,25 @@ impl Table {
         self.lanes().map(|(seat, worker)| self.listener_counters(seat, worker)[listener].open.get()).sum()
     }
 
+    /// Connections and flows open at all addresses of a listener's group.
+    pub fn open_in_group(&self, group: u32) -> u64 {
+        let of_group = |(seat, worker)| self.listener_counters(seat, worker).get(group as usize);
+        self.lanes().filter_map(of_group).map(|counters| counters.open_in_group.get()).sum()
+    }
+
+    /// The word by which the new connections of a listener's group are counted ([`crate::relay`]); any one if there
+    /// is no such group.
+    pub fn rate(&self, group: u32) -> &'static AtomicU64 {
+        let words = self.memory.slice(self.layout.rates, self.dimensions.listeners);
+        &words[(group as usize).min(words.len() - 1)]
+    }
+
+    /// What each client has open.
+    pub fn sources(&self) -> Sources {
+        let lanes = if self.dimensions.counts_sources { self.all_workers() } else { 0 };
+        Sources::new(self.memory.slice(self.layout.sources, lanes * Sources::CELLS))
+    }
+
     /// Connections and flows open to a server.
     pub fn open_to(&self, server: usize) -> u64 {
         self.lanes().map(|(seat, worker)| self.server_counters(seat, worker)[server].open.get()).sum()
@@ -374,7 +404,8 @@ impl Table {
         SEATS * self.dimensions.workers
     }
 
-    fn lane(&self, seat: u32, worker: u32) -> usize {
+    /// The place of a worker among those of both seats.
+    pub fn lane(&self, seat: u32, worker: u32) -> usize {
         seat as usize * self.dimensions.workers + worker as usize
     }
 }
@@ -385,7 +416,14 @@ mod tests {
 
     #[test]
     fn parts_do_not_overlap_and_records_fill_a_cache_line() {
-        let dimensions = Dimensions { descriptors: 1000, workers: 3, listeners: 2, upstreams: 2, servers: 5 };
+        let dimensions = Dimensions {
+            descriptors: 1000,
+            workers: 3,
+            listeners: 2,
+            upstreams: 2,
+            servers: 5,
+            counts_sources: false,
+        };
         let (_, table) = Table::create(dimensions).unwrap();
         assert_eq!(size_of::<Record>(), 64);
         let last = Fd::from_raw(999);
@@ -421,7 +459,14 @@ mod tests {
 
     #[test]
     fn the_supervisors_numbers_have_no_records() {
-        let dimensions = Dimensions { descriptors: 100, workers: 1, listeners: 1, upstreams: 1, servers: 1 };
+        let dimensions = Dimensions {
+            descriptors: 100,
+            workers: 1,
+            listeners: 1,
+            upstreams: 1,
+            servers: 1,
+            counts_sources: false,
+        };
         let (fd, mut table) = Table::create(dimensions).unwrap();
         table.reserve_below(Fd::from_raw(7));
         assert!(table.record(Fd::from_raw(6)).is_none() && table.tag(Fd::from_raw(6)).is_none());

@@ -63,6 +63,8 @@ pub mod flag {
     pub const FAILED: u32 = 1 << 7;
     /// It is a UDP flow, whatever its tag says.
     pub const UDP: u32 = 1 << 8;
+    /// TCP: the client was let in, and is counted for its source.
+    pub const ADMITTED: u32 = 1 << 9;
     /// The source is a unix socket.
     pub const UNIX: u32 = 1 << 12;
     /// The byte of the [`super::Ending`].

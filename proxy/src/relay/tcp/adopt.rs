@@ -3,7 +3,7 @@
 
 use crate::{
     fault::{self, Point},
-    relay::{Lane, servers, token::Token},
+    relay::{Lane, admission, servers, token::Token},
     sys::{Fd, epoll, pipe, socket, urgent, would_block},
     table::{AdoptedState, Direction, Ending, Holder, Kind, LostReason, Part, Record, State, Tag, flag},
 };
@@ -90,7 +90,11 @@ impl Tcp {
                 // EEXIST cannot be: this worker's set has never seen it. If the dead one's has, both tell.
                 let _ = epoll::add(lane.set, client, epoll::FLOW, token.encode());
                 self.drop_upstream(lane, client, record);
-                self.connect(lane, client, record, now_ms);
+                if record.has(flag::ADMITTED) {
+                    self.connect(lane, client, record, now_ms);
+                } else {
+                    self.let_in(lane, client, record, now_ms);
+                }
                 AdoptedState::Accepted
             }
             _ if was_reset => {
@@ -249,7 +253,14 @@ impl Tcp {
 
     fn count_in(&mut self, lane: &Lane, record: &Record) {
         lane.block().connections.up();
-        lane.listener(record.listener()).open.up();
+        lane.count_open(record.listener());
+        if record.state() != State::Accepted {
+            // A version that does not mark it.
+            record.set(flag::ADMITTED);
+        }
+        if record.has(flag::ADMITTED) {
+            admission::count_source(lane, record.listener(), record.client().ip());
+        }
         if let Some(server) = record.server() {
             lane.server(server).open.up();
         }

@@ -3,7 +3,7 @@
 
 use crate::{
     fault::{self, Point},
-    relay::Lane,
+    relay::{Lane, admission},
     sys::{Fd, socket},
     table::{Direction, Ending, Holder, Record, Rejection, State, flag},
 };
@@ -80,7 +80,10 @@ impl Tcp {
             }
         }
         lane.block().connections.down();
-        lane.listener(record.listener()).open.down();
+        lane.count_closed(record.listener());
+        if record.has(flag::ADMITTED) {
+            admission::uncount_source(lane, record.listener(), record.client().ip());
+        }
         if let Some(server) = record.server() {
             lane.server(server).open.down();
         }

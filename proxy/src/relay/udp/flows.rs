@@ -13,7 +13,7 @@ use super::{
 use crate::{
     config::Listener,
     fault::{self as faults, Point},
-    relay::{Lane, servers, token::Token},
+    relay::{Lane, admission, servers, token::Token},
     sys::{Fd, epoll, fd::close, socket, udp},
     table::{
         ConnectFailure, Direction, DrainState, DropReason, Ending, Entering, Entry, Found, Kind, Record,
@@ -54,6 +54,7 @@ impl Flows {
         if !has_room(lane) {
             return Err(DropReason::Limit);
         }
+        admission::admit(lane, key.listener, key.client.ip(), 0)?;
         self.begin(lane, key, now_ms)
     }
 
@@ -112,7 +113,8 @@ impl Flows {
         lane.listener(record.listener()).expire(why);
         let (key, index) = (Key::recorded(record), lane.table.index());
         lane.block().udp_flows.down();
-        lane.listener(key.listener).open.down();
+        lane.count_closed(key.listener);
+        admission::uncount_source(lane, key.listener, key.client.ip());
         if let Some(server) = record.server() {
             lane.server(server).open.down();
         }
@@ -173,7 +175,8 @@ fn enter(lane: &Lane, key: &Key, entry: Entry) -> Entering {
 
 fn count(lane: &Lane, key: &Key, server: Option<u32>) {
     lane.block().udp_flows.up();
-    lane.listener(key.listener).open.up();
+    lane.count_open(key.listener);
+    admission::count_source(lane, key.listener, key.client.ip());
     if let Some(server) = server {
         lane.server(server).open.up();
     }

@@ -1,7 +1,10 @@
 //! What is handed over of the flow table, while the workers stand still. Nothing is written to it: they may have
 //! to go on.
 
+use std::{collections::BTreeMap, sync::atomic::Ordering::Relaxed};
+
 use crate::{
+    config::{Config, Listener},
     handover::flows::{Descriptors, Image, Parts},
     relay::udp,
     sys::Fd,
@@ -27,6 +30,12 @@ pub fn export(table: &Table) -> (Vec<Image>, Vec<Fd>) {
     }
     images.extend(others.into_iter().filter_map(|(fd, record)| flow(table, fd, record, &mut fds)));
     (images, fds.0)
+}
+
+/// How far ahead the rates of new connections are, by listener.
+pub fn rates(config: &Config, table: &Table) -> BTreeMap<String, u64> {
+    let named = |listener: &Listener| (listener.name.clone(), table.rate(listener.group).load(Relaxed));
+    config.listeners.iter().map(named).filter(|(_, due_ns)| *due_ns > 0).collect()
 }
 
 fn connection(table: &Table, client: Fd, record: &Record, fds: &mut Descriptors) -> Image {

@@ -112,6 +112,7 @@ impl Supervisor {
             prefers_standby: self.plan.is_pinned(),
             processes,
             verdicts,
+            rates: export::rates(setup.config, &setup.table),
             servers: launch::servers(setup, &[]),
         };
         let ledger = serde_json::to_vec(&Ledger::export(&setup.table, setup.config));

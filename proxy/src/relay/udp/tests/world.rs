@@ -85,8 +85,14 @@ impl World {
     ) -> Self {
         let (address, sockets) = listening_sockets(listen.parse().unwrap());
         let config = Box::leak(Box::new(config(address, servers, rules)));
-        let dimensions =
-            Dimensions { descriptors, workers: 1, listeners: 1, upstreams: 1, servers: servers.len() };
+        let dimensions = Dimensions {
+            descriptors,
+            workers: 1,
+            listeners: 1,
+            upstreams: 1,
+            servers: servers.len(),
+            counts_sources: false,
+        };
         let (_, table) = Table::create(dimensions).unwrap();
         slots::seed(config, &table);
         let set = epoll::create().unwrap();
@@ -270,6 +276,7 @@ fn config(address: SocketAddr, servers: &[SocketAddr], rules: ListenerRules) -> 
             name: "default".into(),
             upstream: 0,
             address: ListenAddress { protocol: Protocol::Udp, address },
+            group: 0,
             v6_only: false,
             rules: Arc::new(rules),
             is_retired: false,
