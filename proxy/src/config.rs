@@ -186,6 +186,13 @@ impl Config {
         self.upstreams.get(number).map(|upstream| (number, upstream))
     }
 
+    /// The upstream that a server slot belongs to.
+    pub fn upstream_of_slot(&self, slot: usize) -> Option<&Upstream> {
+        // Slots are laid out in the order of the upstreams.
+        let number = self.upstreams.partition_point(|upstream| upstream.slots.end <= slot);
+        self.upstreams.get(number).filter(|upstream| upstream.slots.contains(&slot))
+    }
+
     /// Server slots of all upstreams.
     pub fn slots(&self) -> usize {
         self.upstreams.last().map_or(0, |upstream| upstream.slots.end)

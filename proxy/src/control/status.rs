@@ -5,10 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     takeovers::{self, TakeoverStatus},
-    view::{SEAT_NAMES, View, leases, passed_over_ms, supervisor_is_up},
+    view::{SEAT_NAMES, View, leases, supervisor_is_up},
 };
 use crate::{
     config::Listener,
+    relay::balance::ejection::passed_over_ms,
     slots::{self, Slot},
     sys::{socket::Protocol, time},
     table::{Counter, DrainState, HandoverCell, LostReason, Table},
@@ -180,6 +181,8 @@ pub struct ServerStatus {
     pub open: u64,
     /// Failed attempts to connect, of all times.
     pub failures: u64,
+    /// Times that it was ejected, of all times.
+    pub ejections: u64,
 }
 
 impl Status {
@@ -295,8 +298,9 @@ fn server(view: &View<'_>, slot: &Slot<'_>) -> ServerStatus {
         upstream: slot.upstream.name.clone(),
         retired: slot.is_retired(),
         up: state.failures.load(std::sync::atomic::Ordering::Relaxed) == 0,
-        passed_over_ms: passed_over_ms(state, time::monotonic_ms()),
+        passed_over_ms: passed_over_ms(state, &slot.upstream.rules.eject, time::monotonic_ms() as u32),
         open: counters().map(|counters| counters.open.get()).sum(),
+        ejections: counters().fold(0, |sum, counters| counters.ejections.get().wrapping_add(sum)),
         failures: counters()
             .flat_map(|counters| &counters.failures)
             .fold(0, |sum, count| count.get().wrapping_add(sum)),

@@ -16,7 +16,7 @@ use crate::{
         socket::{self, Protocol},
         socket_memory, time,
     },
-    table::{DrainState, ListenerCounters, ServerState, Table},
+    table::{DrainState, ListenerCounters, Table},
 };
 
 /// The seats with the names that they have in metrics, status and logs.
@@ -117,16 +117,6 @@ pub fn leases(liveness: &Liveness, seat: u32, now_ns: u64) -> impl Iterator<Item
     seat.deadlines.iter().take(liveness.workers as usize).map(move |deadline| deadline.saturating_sub(now_ns))
 }
 
-/// How long a server goes on being passed over, milliseconds; 0 if it is not.
-pub fn passed_over_ms(server: &ServerState, now_ms: u64) -> u32 {
-    use std::sync::atomic::Ordering::Relaxed;
-    if server.failures.load(Relaxed) == 0 {
-        return 0;
-    }
-    let left = server.passed_over_until_ms.load(Relaxed).wrapping_sub(now_ms as u32) as i32;
-    left.max(0) as u32
-}
-
 /// Whether the supervisor has looked at the pools within [`SILENCE_NS`]. It does a hundred times a
 /// second; a twin takes its place within a tenth of a second.
 pub fn supervisor_is_up(table: Table) -> bool {
@@ -138,7 +128,6 @@ pub fn supervisor_is_up(table: Table) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use zerocopy::FromZeros;
 
     #[test]
     fn leases_of_the_workers_there_are() {
@@ -147,17 +136,5 @@ mod tests {
         assert_eq!(leases(&liveness, 1, 100).collect::<Vec<_>>(), [50, 0]);
         liveness.workers = u32::MAX;
         assert_eq!(leases(&liveness, 1, 100).max(), Some(900));
-    }
-
-    #[test]
-    fn a_server_is_passed_over_until_then() {
-        let server = ServerState::new_zeroed();
-        server.passed_over_until_ms.store(500, std::sync::atomic::Ordering::Relaxed);
-        assert_eq!(passed_over_ms(&server, 100), 0);
-        server.failures.store(1, std::sync::atomic::Ordering::Relaxed);
-        assert_eq!(passed_over_ms(&server, 100), 400);
-        assert_eq!(passed_over_ms(&server, 600), 0);
-        // The clock has wrapped around once more.
-        assert_eq!(passed_over_ms(&server, (1 << 32) + 499), 1);
     }
 }

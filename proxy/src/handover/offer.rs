@@ -70,6 +70,9 @@ pub struct OfferedServer {
     /// Until when it is passed over, milliseconds of the monotonic clock, wrapping.
     #[serde(default)]
     pub passed_over_until_ms: u32,
+    /// Ejections in a row. (A version that does not tell ejects at each failure.)
+    #[serde(default)]
+    pub ejections: Option<u32>,
     /// Connections and flows that are open now.
     pub open: u64,
     /// Its slot, which flows name it by. (A version without slots names it by its place in the list.)
@@ -118,6 +121,7 @@ impl OfferedServer {
             is_retired: slot.is_retired(),
             failures: cell.state.failures.load(Relaxed),
             passed_over_until_ms: cell.state.passed_over_until_ms.load(Relaxed),
+            ejections: Some(cell.state.ejections.load(Relaxed)),
             open,
             slot: Some(slot.number as u32),
             given: slot.settings().map(|settings| settings.given.clone()),
@@ -137,6 +141,7 @@ impl OfferedServer {
     pub fn settle(&self, cell: &ServerCell) {
         cell.state.passed_over_until_ms.store(self.passed_over_until_ms, Relaxed);
         cell.state.failures.store(self.failures, Relaxed);
+        cell.state.ejections.store(self.ejections.unwrap_or(self.failures), Relaxed);
         if self.is_reweighed {
             cell.reweigh(self.weight);
         }

@@ -1,196 +1,168 @@
-//! Which upstream server a new connection or flow goes to, and which ones are passed over.
+//! Which upstream server a new connection or flow goes to. Pure: random bits, counts and times are given.
 
-use std::sync::atomic::Ordering::Relaxed;
+pub mod ejection;
+pub mod pick;
+mod sums;
 
-use crate::table::ServerState;
+pub use sums::Sums;
 
-/// Longest time for which a server is passed over, milliseconds.
-pub const MAX_PASS_OVER_MS: u32 = 60_000;
-
-/// How a server stands to a connection that looks for one.
+/// How a server stands to a flow that looks for one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// May be chosen.
     Fit,
     /// Failed of late: chosen only if no other is left.
     PassedOver,
+    /// Has as many connections as it may have.
+    Full,
     /// This connection has tried it in vain.
     Tried,
     /// Takes nothing new: vacant, drained, down.
     Out,
 }
 
-/// Chooses among `count` servers: of two random fit ones, the one with fewer open connections
-/// ("power of two random choices", Mitzenmacher 2001). If none is fit, among the passed-over ones
-/// likewise (fail open: a server that seems down is better than none). `None` if all were tried.
-///
-/// `standing` is asked for two servers as a rule, for all of them if one of the two is not fit;
-/// `open` for two.
-pub fn choose(
-    count: usize,
-    standing: impl Fn(usize) -> Standing,
-    open: impl Fn(usize) -> u64,
-    random: u64,
-) -> Option<usize> {
-    let less_open = |(first, second)| if open(second) < open(first) { second } else { first };
-    let probes = two_of(count, random)?;
-    if standing(probes.0) == Standing::Fit && standing(probes.1) == Standing::Fit {
-        return Some(less_open(probes));
-    }
-    let among = |wanted: Standing| {
-        let members = || (0..count).filter(|server| standing(*server) == wanted);
-        let (first, second) = two_of(members().count(), mixed(random))?;
-        Some(less_open((members().nth(first)?, members().nth(second)?)))
-    };
-    among(Standing::Fit).or_else(|| among(Standing::PassedOver))
+/// What comes of a choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice<T> {
+    /// This server.
+    Server(T),
+    /// None now: those that could take it are full.
+    Full,
+    /// None.
+    None,
 }
 
-/// Two different numbers below `count`, every pair as likely; the same twice if `count` is 1.
-fn two_of(count: usize, random: u64) -> Option<(usize, usize)> {
-    let below = |half: u64, count: usize| (((half & 0xffff_ffff) * count as u64) >> 32) as usize;
-    match count {
-        0 => None,
-        1 => Some((0, 0)),
-        _ => {
-            let first = below(random, count);
-            let step = 1 + below(random >> 32, count - 1);
-            Some((first, (first + step) % count))
+/// A server that may be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its number within the upstream.
+    pub server: usize,
+    /// Its share ([`share`]), more than 0.
+    pub weight: u64,
+}
+
+/// Which servers are chosen among: those of the first rank that there are any of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Fit,
+    FitBackup,
+    /// Fail open: a server that seems down is better than none.
+    PassedOver,
+    PassedOverBackup,
+}
+
+/// The servers that one flow may go to. Kept from flow to flow, so that nothing is allocated for each.
+#[derive(Debug, Default)]
+pub struct Candidates {
+    best: Option<Rank>,
+    of_best: Vec<Candidate>,
+    is_any_full: bool,
+}
+
+impl Candidates {
+    /// Begins anew.
+    pub fn clear(&mut self) {
+        self.best = None;
+        self.of_best.clear();
+        self.is_any_full = false;
+    }
+
+    /// Considers one more server.
+    pub fn add(&mut self, candidate: Candidate, standing: Standing, is_backup: bool) {
+        let rank = match (standing, is_backup) {
+            (Standing::Fit, false) => Rank::Fit,
+            (Standing::Fit, true) => Rank::FitBackup,
+            (Standing::PassedOver, false) => Rank::PassedOver,
+            (Standing::PassedOver, true) => Rank::PassedOverBackup,
+            (Standing::Full, _) => return self.is_any_full = true,
+            (Standing::Tried | Standing::Out, _) => return,
+        };
+        if self.best.is_none_or(|best| rank < best) {
+            self.best = Some(rank);
+            self.of_best.clear();
+        }
+        if self.best == Some(rank) {
+            self.of_best.push(candidate);
+        }
+    }
+
+    /// Those that are chosen among, at least one. A full server is no reason to try one that seems down: it will
+    /// have room.
+    pub fn all(&self) -> Choice<&[Candidate]> {
+        match self.best {
+            Some(Rank::PassedOver | Rank::PassedOverBackup) | None if self.is_any_full => Choice::Full,
+            None => Choice::None,
+            Some(_) => Choice::Server(&self.of_best),
         }
     }
 }
 
-/// Other random bits: that the first choice failed says something about the first bits, and a
-/// second choice by the same bits would be uneven (the finalizer of SplitMix64).
-fn mixed(random: u64) -> u64 {
-    let bits = (random ^ (random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+/// A weight of 1, as a share.
+const UNIT: u64 = 1000;
+
+/// The share of a server that has been up again for `warm_ms` (`None`: for long) and gets all of its weight
+/// after `slow_start_ms`: a tenth at first.
+pub fn share(weight: u32, warm_ms: Option<u32>, slow_start_ms: u32) -> u64 {
+    let per_mille = match warm_ms {
+        Some(warm_ms) if warm_ms < slow_start_ms => {
+            (u64::from(warm_ms) * UNIT / u64::from(slow_start_ms)).max(UNIT / 10)
+        }
+        _ => UNIT,
+    };
+    u64::from(weight) * per_mille
+}
+
+/// Other random bits, evenly spread whatever these are: the finalizer of SplitMix64 (Steele, Lea, Flood, "Fast
+/// splittable pseudorandom number generators", 2014; the constants are David Stafford's variant 13).
+pub fn mixed(bits: u64) -> u64 {
+    let bits = bits.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     bits ^ (bits >> 31)
-}
-
-/// How long a server is passed over after so many failures in a row: 1 s, and twice as long each
-/// time, at most [`MAX_PASS_OVER_MS`].
-pub fn pass_over_ms(failures_in_a_row: u32) -> u32 {
-    let doublings = failures_in_a_row.saturating_sub(1).min(6);
-    (1000 << doublings).min(MAX_PASS_OVER_MS)
-}
-
-/// Whether a server that failed last so and so is passed over at `now_ms`. Times are milliseconds
-/// and wrap after 49 days; a time more than [`MAX_PASS_OVER_MS`] ahead is one long past.
-pub fn is_passed_over(failures_in_a_row: u32, until_ms: u32, now_ms: u32) -> bool {
-    failures_in_a_row > 0 && (1..=MAX_PASS_OVER_MS).contains(&until_ms.wrapping_sub(now_ms))
-}
-
-/// [`is_passed_over`] of a server's shared state.
-pub fn passed_over(server: &ServerState, now_ms: u32) -> bool {
-    is_passed_over(server.failures.load(Relaxed), server.passed_over_until_ms.load(Relaxed), now_ms)
-}
-
-/// Notes that a server failed. Failures while it is passed over anyway are not counted: many flows
-/// notice one and the same crash.
-pub fn note_failure(server: &ServerState, now_ms: u32) {
-    if passed_over(server, now_ms) {
-        return;
-    }
-    let failures = server.failures.load(Relaxed).saturating_add(1);
-    server.passed_over_until_ms.store(now_ms.wrapping_add(pass_over_ms(failures)), Relaxed);
-    server.failures.store(failures, Relaxed);
-}
-
-/// Notes that a server answered: it is up.
-pub fn note_success(server: &ServerState) {
-    // Read first: the state is shared by all workers, and a store takes its cache line from them.
-    if server.failures.load(Relaxed) != 0 {
-        server.failures.store(0, Relaxed);
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use zerocopy::FromZeros;
+    use Standing::{Fit, Full, Out, PassedOver, Tried};
 
-    const ROUNDS: u64 = 40_000;
-
-    /// How often each server is chosen in [`ROUNDS`] rounds.
-    fn shares(standings: &[Standing], open: &[u64]) -> Vec<u64> {
-        let mut random = fastrand::Rng::with_seed(1);
-        let mut shares = vec![0; standings.len()];
-        for _ in 0..ROUNDS {
-            let chosen = choose(standings.len(), |i| standings[i], |i| open[i], random.u64(..));
-            shares[chosen.unwrap()] += 1;
+    /// The servers that are chosen among; the backups are those from `backups` on.
+    fn among(standings: &[Standing], backups: usize) -> Choice<Vec<usize>> {
+        let mut candidates = Candidates::default();
+        candidates.add(Candidate { server: 99, weight: 1 }, Fit, false);
+        candidates.clear();
+        for (server, standing) in standings.iter().enumerate() {
+            candidates.add(Candidate { server, weight: 1 }, *standing, server >= backups);
         }
-        shares
-    }
-
-    fn about(share: u64, expected: u64) -> bool {
-        share.abs_diff(expected) < ROUNDS / 50
-    }
-
-    #[test]
-    fn even_servers_get_even_shares_even_when_others_are_unfit() {
-        use Standing::{Fit, PassedOver, Tried};
-        assert!(shares(&[Fit; 4], &[7; 4]).iter().all(|share| about(*share, ROUNDS / 4)));
-        let mixed = shares(&[Fit, Tried, Fit, PassedOver, Fit, Fit], &[7; 6]);
-        assert_eq!((mixed[1], mixed[3]), (0, 0));
-        assert!([0, 2, 4, 5].iter().all(|server| about(mixed[*server], ROUNDS / 4)), "{mixed:?}");
-    }
-
-    #[test]
-    fn the_busiest_is_never_chosen_and_the_idlest_most() {
-        let shares = shares(&[Standing::Fit; 4], &[1, 2, 3, 9]);
-        assert_eq!(shares[3], 0);
-        // The idlest wins every pair it is in: half of all pairs.
-        assert!(about(shares[0], ROUNDS / 2), "{shares:?}");
-    }
-
-    #[test]
-    fn passed_over_servers_are_the_last_resort_and_tried_ones_none() {
-        use Standing::{PassedOver, Tried};
-        let last_resort = shares(&[PassedOver, Tried, PassedOver], &[0; 3]);
-        assert_eq!(last_resort[1], 0);
-        assert!(about(last_resort[0], ROUNDS / 2));
-        for count in 0..4 {
-            assert_eq!(choose(count, |_| Tried, |_| 0, 5), None);
+        match candidates.all() {
+            Choice::Server(all) => Choice::Server(all.iter().map(|candidate| candidate.server).collect()),
+            Choice::Full => Choice::Full,
+            Choice::None => Choice::None,
         }
     }
 
     #[test]
-    fn a_choice_is_in_range_for_every_count() {
-        for count in [1, 2, 3, 1023, 1024] {
-            for random in [0, u64::MAX, 1 << 32, u64::from(u32::MAX), 0x1234_5678_9abc_def0] {
-                let chosen = choose(count, |_| Standing::Fit, |server| server as u64, random).unwrap();
-                assert!(chosen < count);
-            }
-        }
+    fn backups_come_after_fit_servers_and_before_passed_over_ones() {
+        let all = |servers: &[usize]| Choice::Server(servers.to_vec());
+        assert_eq!(among(&[Fit, PassedOver, Fit, Fit], 3), all(&[0, 2]));
+        assert_eq!(among(&[PassedOver, Out, Tried, Fit, Fit], 3), all(&[3, 4]));
+        assert_eq!(among(&[Full, Fit], 1), all(&[1]));
+        assert_eq!(among(&[PassedOver, Out, PassedOver, PassedOver], 3), all(&[0, 2]));
+        assert_eq!(among(&[Tried, Out, PassedOver], 2), all(&[2]));
     }
 
     #[test]
-    fn failures_in_a_row_double_the_time_up_to_a_minute() {
-        let times: Vec<u32> = [0, 1, 2, 3, 6, 7, 8, u32::MAX].map(pass_over_ms).to_vec();
-        assert_eq!(times, [1000, 1000, 2000, 4000, 32_000, 60_000, 60_000, 60_000]);
+    fn who_finds_only_full_ones_waits_rather_than_go_where_it_failed() {
+        assert_eq!(among(&[Full, PassedOver, Tried], 3), Choice::Full);
+        assert_eq!(among(&[PassedOver, Full], 1), Choice::Full);
+        assert_eq!(among(&[Tried, Out], 2), Choice::None);
+        assert_eq!(among(&[], 0), Choice::None);
     }
 
     #[test]
-    fn passing_over_ends_even_when_the_clock_wraps() {
-        assert!(is_passed_over(1, 500, 499));
-        assert!(!is_passed_over(1, 500, 500));
-        assert!(!is_passed_over(0, 500, 499));
-        assert!(is_passed_over(1, 100, u32::MAX - 100));
-        assert!(!is_passed_over(1, u32::MAX - 100, 100));
-        // Long past, more than half the clock's range ago.
-        assert!(!is_passed_over(1, 1000, 3_000_000_000));
-    }
-
-    #[test]
-    fn one_crash_seen_by_many_flows_is_one_failure() {
-        let server = ServerState::new_zeroed();
-        for now_ms in [0, 1, 999] {
-            note_failure(&server, now_ms);
-        }
-        assert!(passed_over(&server, 999) && !passed_over(&server, 1000));
-        note_failure(&server, 1000);
-        assert!(passed_over(&server, 2999) && !passed_over(&server, 3000));
-        note_success(&server);
-        assert!(!passed_over(&server, 1500));
+    fn a_share_grows_from_a_tenth_to_the_weight() {
+        let shares = [0, 500, 1000, 5000, 9999, 10_000, u32::MAX].map(|warm| share(3, Some(warm), 10_000));
+        assert_eq!(shares, [300, 300, 300, 1500, 2997, 3000, 3000]);
+        assert_eq!((share(3, None, 10_000), share(3, Some(0), 0), share(0, Some(0), 9)), (3000, 3000, 0));
     }
 }

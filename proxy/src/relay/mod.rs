@@ -2,6 +2,7 @@
 
 mod admission;
 pub mod balance;
+pub mod chooser;
 mod expiry;
 pub mod pipes;
 mod rate;
@@ -17,6 +18,12 @@ use crate::{
     table::{ListenerCounters, ServerCounters, Table, Window, WorkerBlock},
 };
 use proxy_common::slot;
+use std::time::Duration;
+
+/// A duration as the times of records are: milliseconds, at most half of what they wrap after.
+pub fn millis(duration: Duration) -> u32 {
+    duration.as_millis().min(i32::MAX as u128) as u32
+}
 
 /// Who may be counted on.
 pub trait Leases: Sync {

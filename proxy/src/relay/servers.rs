@@ -1,51 +1,22 @@
-//! The upstream servers as a flow sees them: choosing one by what all pools know of them.
+//! The upstream servers as a flow sees them.
 
-use std::{io, net::SocketAddr, ops::Range, path::Path};
+use std::{io, net::SocketAddr, path::Path};
 
 use crate::{
-    config::Place,
+    config::{Place, Upstream, rules::Ejection},
     sys::{
         Fd,
         socket::{self, FlowOptions},
         unix,
     },
-    table::Origin,
+    table::{Origin, Record, ServerState},
 };
 
-use super::{
-    Lane,
-    balance::{self, Standing},
-};
+use super::{Lane, balance::ejection};
 
-/// The slots of a listener's servers; vacant ones among them.
-fn slots_of(lane: &Lane, listener: u32) -> Range<usize> {
-    lane.config.upstream_of(listener).map_or(0..0, |(number, upstream)| {
-        let start = upstream.slots.start;
-        start..upstream.slots.end.min(start + lane.table.upstream(number).used())
-    })
-}
-
-/// Chooses a server of its upstream for a flow that came in by this listener and has tried some in vain
-/// (bits, by [`tried_number`]).
-pub fn choose(lane: &Lane, listener: u32, tried: u64, now_ms: u32) -> Option<u32> {
-    let slots = slots_of(lane, listener);
-    let first = slots.start;
-    let servers = lane.table.servers().get(slots)?;
-    let standing = |member: usize| {
-        let server = &servers[member];
-        if !server.takes_new() {
-            Standing::Out
-        } else if tried >> (member % 64) & 1 == 1 {
-            Standing::Tried
-        } else if balance::passed_over(&server.state, now_ms) {
-            Standing::PassedOver
-        } else {
-            Standing::Fit
-        }
-    };
-    let random = fastrand::u64(..);
-    balance::choose(servers.len(), standing, |member| lane.open_to(first + member), random)
-        .map(|member| (first + member) as u32)
+/// The number of the upstream that a connection goes to, and that.
+pub fn upstream_of<'a>(lane: &'a Lane, record: &Record) -> Option<(usize, &'a Upstream)> {
+    lane.config.upstream_of(record.listener())
 }
 
 /// Where a connection to a server goes.
@@ -87,8 +58,7 @@ pub fn destination(lane: &Lane, server: u32) -> Option<Destination> {
     if identity.address.port() > 0 {
         return Some(Destination::Internet(identity.address));
     }
-    let mut upstreams = lane.config.upstreams.iter();
-    let upstream = upstreams.find(|upstream| upstream.slots.contains(&(server as usize)))?;
+    let upstream = lane.config.upstream_of_slot(server as usize)?;
     let Origin::Settings(number) = identity.origin else { return None };
     match &upstream.servers.get(number as usize)?.place {
         Place::Unix(path) => Some(Destination::Unix(path)),
@@ -101,18 +71,27 @@ pub fn address(lane: &Lane, server: u32) -> Option<SocketAddr> {
     Some(lane.table.servers().get(server as usize)?.identity()?.address)
 }
 
-/// Notes that a server failed.
+/// Notes that a server failed. What is a failure: a connection that is refused, runs out of time or has no way; one
+/// that is reset before anything was passed on by it; a datagram that is refused. Not a reset later on, which may be
+/// the server's answer to what its client has said.
 pub fn note_failure(lane: &Lane, server: u32, now_ms: u32) {
-    if let Some(cell) = lane.table.servers().get(server as usize) {
-        balance::note_failure(&cell.state, now_ms);
+    if let Some((state, eject)) = ejectable(lane, server)
+        && ejection::note_failure(state, eject, now_ms)
+    {
+        lane.server(server).ejections.add(1);
     }
 }
 
 /// Notes that a server answered.
-pub fn note_success(lane: &Lane, server: u32) {
-    if let Some(cell) = lane.table.servers().get(server as usize) {
-        balance::note_success(&cell.state);
+pub fn note_success(lane: &Lane, server: u32, now_ms: u32) {
+    if let Some((state, eject)) = ejectable(lane, server) {
+        ejection::note_success(state, eject, now_ms);
     }
+}
+
+fn ejectable(lane: &Lane, server: u32) -> Option<(&'static ServerState, &Ejection)> {
+    let cell = lane.table.servers().get(server as usize)?;
+    Some((&cell.state, &lane.config.upstream_of_slot(server as usize)?.rules.eject))
 }
 
 /// Whether there is such a server, or was: what a record says may be anything.
@@ -121,6 +100,7 @@ pub fn is_known(lane: &Lane, server: u32) -> bool {
 }
 
 /// The number by which a record remembers that a server was tried: within the upstream, modulo 64.
-pub fn tried_number(lane: &Lane, listener: u32, server: u32) -> u32 {
-    server.wrapping_sub(slots_of(lane, listener).start as u32) % 64
+pub fn tried_number(lane: &Lane, server: u32) -> u32 {
+    let first = lane.config.upstream_of_slot(server as usize).map_or(0, |upstream| upstream.slots.start);
+    server.wrapping_sub(first as u32) % 64
 }

@@ -118,11 +118,13 @@ pub enum Rejection {
     SourceLimit,
     /// Its listener's `max_connection_rate` is reached.
     Rate,
+    /// All upstream servers have as many connections as they may have.
+    ServersFull,
 }
 
 impl Rejection {
     /// All, with their label values.
-    pub const ALL: [(Self, &'static str); 7] = [
+    pub const ALL: [(Self, &'static str); 8] = [
         (Self::Limit, "limit"),
         (Self::Descriptors, "descriptors"),
         (Self::Upstream, "upstream"),
@@ -130,6 +132,7 @@ impl Rejection {
         (Self::ListenerLimit, "listener_limit"),
         (Self::SourceLimit, "source_limit"),
         (Self::Rate, "rate"),
+        (Self::ServersFull, "servers_full"),
     ];
 }
 
@@ -154,11 +157,13 @@ pub enum DropReason {
     SourceLimit,
     /// Their flow would be more than their listener's `max_connection_rate`.
     Rate,
+    /// All upstream servers have as many flows as they may have.
+    ServersFull,
 }
 
 impl DropReason {
     /// All, with their label values.
-    pub const ALL: [(Self, &'static str); 9] = [
+    pub const ALL: [(Self, &'static str); 10] = [
         (Self::Limit, "limit"),
         (Self::Descriptors, "descriptors"),
         (Self::Upstream, "upstream"),
@@ -168,6 +173,7 @@ impl DropReason {
         (Self::ListenerLimit, "listener_limit"),
         (Self::SourceLimit, "source_limit"),
         (Self::Rate, "rate"),
+        (Self::ServersFull, "servers_full"),
     ];
 }
 
@@ -291,14 +297,17 @@ pub struct ServerCounters {
     pub open: Gauge,
     /// Failures to connect, by [`ConnectFailure`].
     pub failures: [Counter; ConnectFailure::ALL.len()],
+    /// Times that it was ejected.
+    pub ejections: Counter,
     /// How long connecting took.
     pub connect_duration: Histogram,
 }
 
 impl Counted for ServerCounters {
     fn each_counter(&self, visit: &mut Visit<'_>) {
-        let Self { connections, open: _, failures, connect_duration } = self;
+        let Self { connections, open: _, failures, ejections, connect_duration } = self;
         visit(&["connections"], connections);
+        visit(&["ejections"], ejections);
         for ((_, reason), count) in ConnectFailure::ALL.iter().zip(failures) {
             visit(&["failures", reason], count);
         }

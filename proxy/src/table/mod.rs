@@ -370,7 +370,8 @@ impl Table {
         self.lanes().map(|(seat, worker)| self.server_counters(seat, worker)[server].open.get()).sum()
     }
 
-    fn lanes(&self) -> impl Iterator<Item = (u32, u32)> + use<> {
+    /// Seat and number of all workers.
+    pub fn lanes(&self) -> impl Iterator<Item = (u32, u32)> + use<> {
         let workers = self.dimensions.workers as u32;
         (0..SEATS as u32).flat_map(move |seat| (0..workers).map(move |worker| (seat, worker)))
     }

@@ -157,7 +157,9 @@ impl ServerCell {
         for word in [&self.wanted, &self.health, &self.is_reweighed, &self.warming_since_ms] {
             word.store(0, Relaxed);
         }
-        self.state.failures.store(0, Relaxed);
+        for word in [&self.state.failures, &self.state.ejections] {
+            word.store(0, Relaxed);
+        }
         self.set_presence(presence);
         self.version.store(version.wrapping_add(1), Release);
     }
@@ -259,10 +261,12 @@ impl ServerCell {
 #[repr(C)]
 #[derive(Debug, FromZeros, KnownLayout)]
 pub struct ServerState {
-    /// Passed over until then, milliseconds of the monotonic clock, wrapping; see `failures`.
+    /// Ejected until then, milliseconds of the monotonic clock, wrapping, unless it has answered since; see `ejections`.
     pub passed_over_until_ms: AtomicU32,
     /// Failures in a row; 0: the last attempt went well.
     pub failures: AtomicU32,
+    /// The number of the last ejection in a row, counted from 1; 0: there was none.
+    pub ejections: AtomicU32,
 }
 
 /// What is known of one upstream.

@@ -17,11 +17,16 @@ pub fn families(view: &View<'_>) -> Vec<Family> {
         "proxy_upstream_server_connections_total",
         "TCP connections made and UDP flows begun to the server.",
     );
+    let ejections = Family::counter(
+        "proxy_upstream_server_ejections_total",
+        "Times that the server was passed over for a while because connections to it failed.",
+    );
     vec![
         up(view),
         summed(view, connections, |counters| counters.open.get()),
         summed(view, total, |counters| counters.connections.get()),
         failures(view),
+        summed(view, ejections, |counters| counters.ejections.get()),
         durations(view),
     ]
 }

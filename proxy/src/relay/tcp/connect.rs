@@ -1,12 +1,15 @@
 //! Connecting to an upstream server, and trying another if it fails.
 
-use std::{io, time::Duration};
+use std::io;
 
 use crate::{
     config::rules::UpstreamRules,
     fault::{self, Point},
     relay::{
         Lane,
+        balance::Choice,
+        chooser::Seeker,
+        millis,
         servers::{self, Destination},
         token::Token,
     },
@@ -22,17 +25,17 @@ use crate::{
 
 use super::{Deadline, Tcp, await_connect, own_record};
 
-/// Servers that are tried for one connection, at most.
-const ATTEMPTS: u32 = 3;
-
 impl Tcp {
     /// Chooses a server and starts to connect to it; if none is left, the client is reset.
     pub(super) fn connect(&mut self, lane: &Lane, client: Fd, record: &'static Record, now_ms: u32) {
-        while record.tried().count_ones() < ATTEMPTS
-            && let Some(server) = servers::choose(lane, record.listener(), record.tried(), now_ms)
-        {
+        let retries = lane.config.upstream_rules(record.listener()).retries;
+        while record.tried().count_ones() <= retries {
+            let server = match self.claim_server(lane, record, now_ms) {
+                Choice::Server(server) => server,
+                Choice::Full => return self.reject(lane, client, record, Rejection::ServersFull),
+                Choice::None => break,
+            };
             record.set_server(Some(server));
-            lane.server(server).open.up();
             fault::point(Point::ConnectChosen);
             match open_upstream(lane, client, record, server, now_ms) {
                 Ok(()) => {
@@ -49,6 +52,12 @@ impl Tcp {
             }
         }
         self.reject(lane, client, record, Rejection::Upstream);
+    }
+
+    fn claim_server(&mut self, lane: &Lane, record: &Record, now_ms: u32) -> Choice<u32> {
+        let Some(upstream) = servers::upstream_of(lane, record) else { return Choice::None };
+        let seeker = Seeker { upstream, client: record.client().ip(), tried: record.tried() };
+        self.chooser.claim(lane, &seeker, now_ms)
     }
 
     /// An event of an upstream socket that is connecting.
@@ -85,7 +94,7 @@ impl Tcp {
         let took_ms = (time::monotonic_ms() as u32).wrapping_sub(record.opened_ms());
         lane.table.facts(client, record).into_iter().for_each(|facts| facts.set_connect_ms(Some(took_ms)));
         counters.connect_duration.observe_us(u64::from(took_ms) * 1000);
-        servers::note_success(lane, server);
+        servers::note_success(lane, server, now_ms);
         let generation = record.generation();
         let is_open = || record.generation() == generation && record.state() == State::Established;
         for direction in Direction::BOTH {
@@ -131,7 +140,7 @@ impl Tcp {
             counters.failures[failure as usize].add(1);
             counters.open.down();
             servers::note_failure(lane, server, now_ms);
-            record.set_tried(servers::tried_number(lane, record.listener(), server));
+            record.set_tried(servers::tried_number(lane, server));
             record.set_server(None);
         }
         if let Some(upstream) = forget_upstream(lane, client, record) {
@@ -216,10 +225,6 @@ pub(super) fn runs_out(lane: &Lane, record: &Record) -> u32 {
 fn flow_options(lane: &Lane, listener: u32) -> FlowOptions {
     let UpstreamRules { keepalive, user_timeout, .. } = *lane.config.upstream_rules(listener);
     FlowOptions { keepalive, user_timeout, pacing: lane.config.rules(listener).bandwidth }
-}
-
-fn millis(duration: Duration) -> u32 {
-    duration.as_millis().min(u128::from(u32::MAX / 4)) as u32
 }
 
 pub(super) fn classify(error: &io::Error) -> ConnectFailure {

@@ -20,6 +20,7 @@ use crate::{
 
 use super::{
     Lane,
+    chooser::Chooser,
     expiry::{self, Times},
     pipes::Pipes,
     token::Token,
@@ -41,6 +42,7 @@ struct Deadline {
 /// The TCP relay of one worker.
 pub struct Tcp {
     pipes: Pipes,
+    chooser: Chooser,
     /// Halves whose budget ended.
     turns: Turns,
     /// Halves that wait for a pipe.
@@ -56,6 +58,7 @@ impl Tcp {
     pub fn new(pipes: Pipes) -> Self {
         Self {
             pipes,
+            chooser: Chooser::new(fastrand::Rng::new()),
             turns: Turns::default(),
             waiting: Turns::default(),
             connecting: VecDeque::new(),

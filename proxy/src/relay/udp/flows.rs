@@ -13,7 +13,13 @@ use super::{
 use crate::{
     config::Listener,
     fault::{self as faults, Point},
-    relay::{Lane, admission, servers, token::Token},
+    relay::{
+        Lane, admission,
+        balance::Choice,
+        chooser::{Chooser, Seeker},
+        servers,
+        token::Token,
+    },
     sys::{Fd, epoll, fd::close, socket, udp},
     table::{
         ConnectFailure, Direction, DrainState, DropReason, Ending, Entering, Entry, Found, Kind, Record,
@@ -21,16 +27,20 @@ use crate::{
     },
 };
 
-/// Servers that are tried for a new flow, at most.
-const ATTEMPTS: usize = 3;
 /// Looks at the index for a flow, which may end each time before it can be used.
 const LOOKS: usize = 3;
 
 /// What one worker remembers of the flows that it owns.
-#[derive(Default)]
 pub struct Flows {
+    chooser: Chooser,
     /// Sockets of flows that have ended and that another worker was using at that moment.
     closing: Vec<Fd>,
+}
+
+impl Default for Flows {
+    fn default() -> Self {
+        Self { chooser: Chooser::new(fastrand::Rng::new()), closing: Vec::new() }
+    }
 }
 
 impl Flows {
@@ -59,8 +69,14 @@ impl Flows {
     }
 
     fn begin(&mut self, lane: &Lane, key: Key, now_ms: u32) -> Result<Held, DropReason> {
-        for _ in 0..ATTEMPTS {
-            let server = servers::choose(lane, key.listener, 0, now_ms).ok_or(DropReason::Upstream)?;
+        let upstream = lane.config.upstream_of(key.listener).ok_or(DropReason::Upstream)?;
+        let mut seeker = Seeker { upstream, client: key.client.ip(), tried: 0 };
+        for _ in 0..=upstream.1.rules.retries {
+            let server = match self.chooser.choose(lane, &seeker, now_ms) {
+                Choice::Server(server) => server,
+                Choice::Full => return Err(DropReason::ServersFull),
+                Choice::None => return Err(DropReason::Upstream),
+            };
             match open(lane, key, server, now_ms) {
                 Ok(entry) => return self.enter(lane, key, entry, server),
                 Err(error) if fault::is_exhausted(&error) => return Err(DropReason::Descriptors),
@@ -70,6 +86,7 @@ impl Flows {
                         _ => ConnectFailure::Other,
                     };
                     note_failure(lane, server, failure, now_ms);
+                    seeker.tried |= 1 << servers::tried_number(lane, server);
                 }
             }
         }

@@ -212,7 +212,7 @@ impl Udp {
         counters.datagrams_sent.add(sent.datagrams);
         counters.sent_bytes.add(sent.bytes);
         flow.note(lane, Direction::Down, &sent, now_ms);
-        flow.record.server().into_iter().for_each(|server| servers::note_success(lane, server));
+        flow.record.server().into_iter().for_each(|server| servers::note_success(lane, server, now_ms));
         inbox.messages().iter().map(|message| message.len).sum()
     }
 }

@@ -8,12 +8,13 @@ use std::{
     io::IoSlice,
     net::{SocketAddr, UdpSocket},
     os::fd::AsRawFd,
+    sync::atomic::Ordering::Relaxed,
 };
 
 use world::{UDP_IDLE, World, deserted, peer, server};
 
 use crate::{
-    relay::balance,
+    relay::servers,
     sys::{
         Fd, fd, socket,
         udp::{self, Inbox},
@@ -276,7 +277,7 @@ fn a_refusing_server_is_passed_over() {
             assert_eq!(world.receive(&server).0, b"b");
         }
     }
-    assert!(balance::passed_over(&world.lane.table.servers()[0].state, world.now_ms));
+    assert_eq!(world.lane.server(0).ejections.get(), 1);
     let refused = world.lane.server(0);
     assert_eq!((refused.failures[0].get(), refused.connections.get(), refused.open.get()), (1, 1, 0));
     assert_eq!(dropped(&world, DropReason::Upstream), 1);
@@ -287,10 +288,11 @@ fn a_server_that_answers_again_is_up() {
     let (server, address) = server();
     let mut world = World::new("127.0.0.1:0", &[address]);
     let state = &world.lane.table.servers()[0].state;
-    balance::note_failure(state, world.now_ms);
+    servers::note_failure(&world.lane, 0, world.now_ms);
+    assert_eq!(state.failures.load(Relaxed), 1);
     let client = world.client_of("127.0.0.1");
     world.exchange(&client, &server, b"the only one is asked anyway", b"A");
-    assert!(!balance::passed_over(state, world.now_ms));
+    assert_eq!(state.failures.load(Relaxed), 0);
 }
 
 #[test]

@@ -154,7 +154,7 @@ fn a_refusal_that_another_worker_sees_ends_the_flow() {
     let ((first, first_address), (second, second_address)) = (server(), server());
     let mut world = World::new("0.0.0.0:0", &[first_address, second_address]).with_other();
     // The other one is passed over for a while.
-    balance::note_failure(&world.lane.table.servers()[1].state, world.now_ms);
+    servers::note_failure(&world.lane, 1, world.now_ms);
     let client = world.client_of("127.0.0.2");
     world.exchange(&client, &first, b"a", b"A");
     let flow = world.flows()[0];
@@ -162,7 +162,7 @@ fn a_refusal_that_another_worker_sees_ends_the_flow() {
     world.is_stopped = true;
     world.live.set(0, false);
     drop(first);
-    balance::note_success(&world.lane.table.servers()[1].state);
+    servers::note_success(&world.lane, 1, world.now_ms);
     client.send(b"refused").unwrap();
     // The refusal is told by an event (the owner is not live) or by the next send.
     let lane = world.other.as_ref().unwrap().0;
