@@ -202,4 +202,9 @@ impl Config {
     pub fn lay_out_slots(&mut self) {
         upstreams::lay_out_slots(&mut self.upstreams);
     }
+
+    /// Whether some upstream's servers are to see clients' own addresses.
+    pub fn has_transparent(&self) -> bool {
+        self.upstreams.iter().any(|upstream| upstream.rules.transparent)
+    }
 }

@@ -13,6 +13,7 @@ pub mod log;
 pub mod orders;
 pub mod pool;
 pub mod procfs;
+pub mod proxy_header;
 pub mod relay;
 pub mod settings;
 pub mod slots;

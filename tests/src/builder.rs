@@ -81,6 +81,15 @@ impl Builder {
         self
     }
 
+    /// Gives it this settings file.
+    #[track_caller]
+    pub fn settings(self, text: &str) -> Self {
+        let path = self.directory.path().join("proxy.toml");
+        std::fs::write(&path, text).expect("write settings");
+        let path = path.to_str().expect("text").to_owned();
+        self.flag("--config", &path)
+    }
+
     /// Sets a variable of its environment.
     pub fn env(mut self, key: &str, value: &str) -> Self {
         self.environment.push((key.to_owned(), value.to_owned()));

@@ -7,7 +7,7 @@ use crate::{
     config::Config,
     limits::{Limits, MAX_DESCRIPTORS},
     steering::{self, Steering},
-    sys::{Fd, fd, process, socket::Protocol},
+    sys::{Fd, fd, process, socket::Protocol, transparent},
 };
 
 /// Fewer than this, and a small burst of connections exhausts them.
@@ -67,6 +67,19 @@ pub fn steering(config: &Config) -> Finding {
         Ok(_) => Finding::ok("rights to load the kernel program"),
         Err(error) => Finding::fail_by("kernel program", error),
     }
+}
+
+/// Rights to connect from clients' addresses, if some upstream wants that.
+pub fn transparent(config: &Config) -> Option<Finding> {
+    const WHAT: &str = "rights to connect from clients' addresses";
+    const REMEDY: &str = "start it as root, or grant CAP_NET_RAW (systemd: AmbientCapabilities= and \
+                          CapabilityBoundingSet=), or leave out transparent";
+    let upstream = config.upstreams.iter().find(|upstream| upstream.rules.transparent)?;
+    if transparent::is_allowed() {
+        return Some(Finding::ok(WHAT));
+    }
+    let problem = format!("missing, and upstream {} has transparent = true", upstream.name);
+    Some(Finding::fail(WHAT, problem, REMEDY))
 }
 
 /// Cloning: a descriptor that a clone opens must outlive it in the table that it shares with us.

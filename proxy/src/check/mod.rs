@@ -1,7 +1,7 @@
 //! `proxy check`: whether `run` would work with these settings on this machine, and what to do if not.
 
 mod finding;
-mod machine;
+pub mod machine;
 pub mod place;
 pub mod port;
 mod upstream;
@@ -35,6 +35,7 @@ fn everything(args: &RunArgs, config: &Config) -> Vec<Finding> {
     findings.extend([machine::descriptors(config), place::control_socket(&config.control)]);
     findings.extend(port::all(config));
     findings.extend([machine::steering(config), machine::clone()]);
+    findings.extend(machine::transparent(config));
     findings.extend(machine::queues(config));
     // Last, for it makes threads, and cloning wants none.
     findings.extend(upstream::all(config));

@@ -5,7 +5,7 @@ pub(super) mod health;
 pub(super) mod listener;
 pub(super) mod upstream;
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 
@@ -86,6 +86,14 @@ pub struct AcceptProxy {
     pub from: Vec<IpNet>,
     /// Limit on the header's coming.
     pub timeout: Duration,
+}
+
+impl AcceptProxy {
+    /// Whether a peer has to begin with a header. One without an address (`0.0.0.0`) comes by a unix socket, and
+    /// who may do that is said by the file's mode.
+    pub fn trusts(&self, peer: SocketAddr) -> bool {
+        peer.ip().is_unspecified() || self.from.iter().any(|network| network.contains(&peer.ip()))
+    }
 }
 
 /// So many a second, and so many at once after a rest.

@@ -69,7 +69,7 @@ fn confine(context: &Context<'_>) -> anyhow::Result<()> {
     if let Some(user) = &context.config.user {
         credentials::become_user(user).with_context(|| format!("cannot become user {}", user.name))?;
     }
-    credentials::drop_capabilities().context("cannot give up capabilities")?;
+    credentials::keep_only(&[]).context("cannot give up capabilities")?;
     credentials::no_new_privileges().context("cannot forbid new privileges")
 }
 

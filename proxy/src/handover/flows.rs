@@ -12,7 +12,7 @@ use crate::{
     handover::offer::OfferedServer,
     ledger::Ledger,
     sys::Fd,
-    table::{Direction, Facts, Record, State, UdpFacts, flag, octets},
+    table::{Direction, Facts, Record, State, Told, UdpFacts, flag, octets},
 };
 
 /// In place of a descriptor or a server: there is none.
@@ -86,12 +86,16 @@ pub struct Image {
     pub connect: u32,
     /// One more than when the first byte or answer came from the server, milliseconds after it began.
     pub first_byte: u32,
-    /// TCP: bytes of a PROXY header that the server was sent.
-    pub header_bytes: u32,
+    /// TCP: version (upper half) and bytes of the PROXY header that goes to the server first.
+    pub header: u32,
     /// Takeovers that it has survived.
     pub takeovers: u32,
-    /// 0.
-    pub reserved: u32,
+    /// TCP: bytes of the PROXY header that were, or are to be, taken off the client's stream.
+    pub taken: u32,
+    /// Told by a PROXY header: the client, and the address that it asked; all 0 if nothing was told.
+    pub told: [[u8; 16]; 2],
+    /// Their ports.
+    pub told_ports: [u32; 2],
 }
 
 /// Bytes of an image in this version.
@@ -117,6 +121,8 @@ pub struct Parts {
     pub upstream: Option<Fd>,
     /// Pipes that hold bytes, by direction.
     pub pipes: [Option<Fd>; 2],
+    /// What a PROXY header told.
+    pub told: Option<Told>,
 }
 
 impl Image {
@@ -129,18 +135,24 @@ impl Image {
             begun_ms: facts.map_or_else(|| record.opened_ms(), |facts| facts.accepted_ms()),
             connect: or_none(connect),
             first_byte: or_none(first_byte),
-            header_bytes: facts.map_or(0, |facts| facts.header_bytes()),
+            header: facts.map_or(0, |facts| facts.header_word()),
             opened_ms: record.opened_ms(),
             upstream: fds.place(parts.upstream),
             pipes: parts.pipes.map(|pipe| fds.place(pipe)),
             client: octets(record.client().ip()),
             port: record.client().port().into(),
-            ..Self::of(record, parts.client, fds)
+            ..Self::of(record, parts.client, parts.told, fds)
         }
     }
 
     /// A UDP flow.
-    pub fn of_udp(record: &Record, facts: &UdpFacts, socket: Fd, fds: &mut Descriptors) -> Self {
+    pub fn of_udp(
+        record: &Record,
+        facts: &UdpFacts,
+        told: Option<Told>,
+        socket: Fd,
+        fds: &mut Descriptors,
+    ) -> Self {
         let client = record.udp_client();
         Self {
             protocol: 1,
@@ -152,11 +164,13 @@ impl Image {
             local: octets(record.udp_local()),
             port: client.port().into(),
             scope: if let SocketAddr::V6(v6) = client { v6.scope_id() } else { 0 },
-            ..Self::of(record, socket, fds)
+            ..Self::of(record, socket, told, fds)
         }
     }
 
-    fn of(record: &Record, socket: Fd, fds: &mut Descriptors) -> Self {
+    fn of(record: &Record, socket: Fd, told: Option<Told>, fds: &mut Descriptors) -> Self {
+        let nobody = SocketAddr::from(([0u16; 8], 0));
+        let (source, asked) = told.and_then(|told| told.ends).unwrap_or((nobody, nobody));
         Self {
             protocol: 0,
             state: record.state() as u32,
@@ -178,9 +192,11 @@ impl Image {
             begun_ms: 0,
             connect: 0,
             first_byte: 0,
-            header_bytes: 0,
+            header: 0,
             takeovers: record.takeovers().into(),
-            reserved: 0,
+            taken: told.map_or(0, |told| told.taken),
+            told: [source, asked].map(|address| octets(address.ip())),
+            told_ports: [source, asked].map(|address| address.port().into()),
         }
     }
 
@@ -190,7 +206,7 @@ impl Image {
         Direction::BOTH.iter().for_each(|way| facts.set_bytes(*way, self.bytes[*way as usize]));
         facts.set_connect_ms(self.connect.checked_sub(1));
         facts.set_first_byte_ms(self.first_byte.checked_sub(1));
-        facts.set_header_bytes(self.header_bytes);
+        facts.set_header_word(self.header);
     }
 
     /// The same of a UDP flow.
@@ -227,6 +243,16 @@ impl Image {
             IpAddr::V6(ip) => std::net::SocketAddrV6::new(ip, port, 0, self.scope).into(),
         };
         (client, Ipv6Addr::from(self.local).to_canonical())
+    }
+
+    /// What a PROXY header told of it; `None` if there was none.
+    pub fn told(&self) -> Option<Told> {
+        let [source, asked] = [0, 1].map(|end| {
+            let ip = Ipv6Addr::from(self.told[end]).to_canonical();
+            SocketAddr::from((ip, self.told_ports[end] as u16))
+        });
+        let ends = Some((source, asked)).filter(|(source, _)| !source.ip().is_unspecified());
+        (self.flags & flag::TOLD != 0).then_some(Told { ends, taken: self.taken })
     }
 
     /// The flags that mean something to the new owner.
@@ -298,11 +324,19 @@ mod tests {
         record
     }
 
+    fn at(address: &str) -> SocketAddr {
+        address.parse().unwrap()
+    }
+
     #[test]
     fn a_connection_comes_with_its_parts() {
         let (record, mut fds) = (record(), Descriptors::default());
         let [client, upstream, pipe] = [7, 8, 9].map(Fd::from_raw);
-        let parts = Parts { client, upstream: Some(upstream), pipes: [None, Some(pipe)] };
+        let ends = Some((at("192.0.2.7:4711"), at("[2001:db8::1]:443")));
+        let told = Some(Told { ends, taken: 52 });
+        record.set(flag::TOLD);
+        let pipes = [None, Some(pipe)];
+        let parts = Parts { client, upstream: Some(upstream), pipes, told };
         let image = Image::of_tcp(&record, None, &parts, &mut fds);
         let find = |place| descriptor(&fds.0, place).unwrap().map(Fd::raw);
         assert_eq!(
@@ -310,6 +344,7 @@ mod tests {
             [Some(7), Some(8), None, Some(9)]
         );
         assert_eq!((image.worker, image.listener, image.server()), (3, 9, Some(2)));
+        assert_eq!(image.told(), told);
         assert_eq!((image.state(), image.is_udp()), (Some(State::Established), false));
         assert!(descriptor(&fds.0, 3).is_err());
         assert!(Image::new_zeroed().state().is_none());
@@ -321,23 +356,23 @@ mod tests {
             let (client, local): (SocketAddr, IpAddr) = (client.parse().unwrap(), local.parse().unwrap());
             let record = record();
             record.set_udp(client, local);
-            let image =
-                Image::of_udp(&record, &UdpFacts::new_zeroed(), Fd::from_raw(7), &mut Descriptors::default());
-            assert_eq!((image.addresses(), image.is_udp()), ((client, local), true));
+            let (fd, facts) = (Fd::from_raw(7), UdpFacts::new_zeroed());
+            let image = Image::of_udp(&record, &facts, None, fd, &mut Descriptors::default());
+            assert_eq!((image.addresses(), image.is_udp(), image.told()), ((client, local), true, None));
             assert_eq!(image.flags() & flag::UDP, flag::UDP);
         }
     }
 
     #[test]
     fn facts_go_over_whole() {
-        let parts = Parts { client: Fd::from_raw(7), upstream: None, pipes: [None; 2] };
+        let parts = Parts { client: Fd::from_raw(7), upstream: None, pipes: [None; 2], told: None };
         let (upstream, copy) = (Record::new_zeroed(), Record::new_zeroed());
         let facts = upstream.facts();
         facts.begin(50);
         facts.add_bytes(Direction::Up, 7, 60);
         facts.add_bytes(Direction::Down, 1 << 33, 70);
         facts.set_connect_ms(Some(0));
-        facts.set_header_bytes(28);
+        facts.set_header((2, 28));
         let image = Image::of_tcp(&record(), Some(facts), &parts, &mut Descriptors::default());
         image.enter_facts(copy.facts());
         assert_eq!(Image::of_tcp(&record(), Some(copy.facts()), &parts, &mut Descriptors::default()), image);
@@ -346,15 +381,18 @@ mod tests {
         let (facts, copy) = (UdpFacts::new_zeroed(), UdpFacts::new_zeroed());
         facts.begin(40);
         facts.add(Direction::Up, 9, 3, 41);
-        let image = Image::of_udp(&record(), &facts, Fd::from_raw(7), &mut Descriptors::default());
+        let image = Image::of_udp(&record(), &facts, None, Fd::from_raw(7), &mut Descriptors::default());
         image.enter_udp_facts(&copy);
-        assert_eq!(Image::of_udp(&record(), &copy, Fd::from_raw(7), &mut Descriptors::default()), image);
+        assert_eq!(
+            Image::of_udp(&record(), &copy, None, Fd::from_raw(7), &mut Descriptors::default()),
+            image
+        );
         assert_eq!((image.bytes, image.datagrams), ([9, 0], [3, 0]));
     }
 
     #[test]
     fn images_of_other_versions_are_read_as_far_as_they_are_known() {
-        let parts = Parts { client: Fd::from_raw(7), upstream: None, pipes: [None; 2] };
+        let parts = Parts { client: Fd::from_raw(7), upstream: None, pipes: [None; 2], told: None };
         let image = Image::of_tcp(&record(), None, &parts, &mut Descriptors::default());
         for image_bytes in [88, IMAGE_BYTES, IMAGE_BYTES + 8] {
             let header = Header { image_bytes, parked_at_ns: 5, ..Header::default() };

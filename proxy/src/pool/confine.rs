@@ -2,17 +2,17 @@
 
 use std::io;
 
-use crate::sys::credentials::{self, User};
+use crate::sys::credentials::{self, Capability, User};
 
-/// Root's pools become `user`, without groups. Nobody keeps a capability (an ordinary user may have
-/// been granted some to load the kernel program) or gains rights by exec.
+/// Root's pools become `user`, without groups. Nobody keeps a capability but those that are `kept` (an ordinary user
+/// may have been granted some to load the kernel program) or gains rights by exec.
 ///
 /// # Errors
 /// The kernel refuses; the pool must not run then.
-pub fn confine(user: Option<&User>) -> io::Result<()> {
+pub fn confine(user: Option<&User>, kept: &[Capability]) -> io::Result<()> {
     if let Some(user) = user {
         credentials::become_user(user)?;
     }
-    credentials::drop_capabilities()?;
+    credentials::keep_only(kept)?;
     credentials::no_new_privileges()
 }

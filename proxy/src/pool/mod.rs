@@ -16,7 +16,7 @@ use crate::{
     config::Config,
     limits::Limits,
     steering::LivenessMap,
-    sys::{Fd, process, signal},
+    sys::{Fd, credentials::Capability, process, signal},
     table::{DecisionCell, Table},
 };
 
@@ -61,7 +61,8 @@ impl Pool {
         if std::env::var_os(TEST_HOOKS).is_some() {
             signal::hang_on_usr1();
         }
-        if let Err(error) = confine::confine(self.config.user.as_ref()) {
+        let kept: &[Capability] = if self.config.has_transparent() { &[Capability::NetRaw] } else { &[] };
+        if let Err(error) = confine::confine(self.config.user.as_ref(), kept) {
             tracing::error!(seat = self.seat, %error, "the pool cannot give up its rights");
             return 1;
         }

@@ -94,9 +94,11 @@ impl Import<'_> {
             record.set_udp(client, local);
             record.set(image.flags());
             self.setup.table.udp_facts(socket).into_iter().for_each(|facts| image.enter_udp_facts(facts));
+            image.told().iter().for_each(|told| self.setup.table.set_told(socket, told));
             return self.tag(socket, Kind::UdpFlow);
         }
         record.set(image.flags());
+        image.told().iter().for_each(|told| self.setup.table.set_told(socket, told));
         let (client, _) = image.addresses();
         let is_told = !client.ip().is_unspecified();
         record.set_client(if is_told { client } else { socket::peer_address(socket).unwrap_or(client) });

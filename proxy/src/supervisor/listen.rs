@@ -238,14 +238,23 @@ pub fn remove(config: &Config, steering: &mut Steering, sockets: &Sockets, liste
 
 /// Sets what the settings say of inherited sockets, too.
 pub fn refresh(config: &Config, sockets: &Sockets) {
-    for (number, listener) in (0..).zip(&config.listeners).filter(|(_, listener)| is_tcp(listener)) {
-        let options = listener.rules.flow_options();
+    for (number, listener) in (0..).zip(&config.listeners) {
         for slot in sockets.of_listener(number).filter(|slot| sockets.is_there(*slot)) {
-            if let Err(error) = listener::prepare(sockets.all[slot as usize], options) {
-                tracing::warn!(%error, "keepalive, user timeout and pacing of new connections cannot be set");
+            let socket = sockets.all[slot as usize];
+            let result = match listener.address.protocol {
+                Protocol::Tcp => listener::prepare(socket, listener.rules.flow_options()),
+                Protocol::Udp => udp::join_received(socket, joins(listener)),
+            };
+            if let Err(error) = result {
+                tracing::warn!(%error, listener = %listener.address, "an option of its sockets cannot be set");
             }
         }
     }
+}
+
+/// Where each datagram may begin with a PROXY header of its own, they are not received joined.
+fn joins(listener: &Listener) -> bool {
+    listener.rules.accept_proxy.is_none()
 }
 
 fn any(sockets: &Sockets, listener: u32) -> Option<Fd> {
@@ -285,7 +294,9 @@ fn join(listener: &Listener, socket: Fd) -> Result<()> {
         Protocol::Tcp => listener::listen(socket, options(listener).backlog)
             .map_err(|error| explain(listener.address, &error)),
         Protocol::Udp => {
-            udp::prepare_listener(socket).with_context(|| format!("cannot prepare {}", listener.address))
+            let prepared = udp::prepare_listener(socket);
+            let prepared = prepared.and_then(|()| udp::join_received(socket, joins(listener)));
+            prepared.with_context(|| format!("cannot prepare {}", listener.address))
         }
     }
 }

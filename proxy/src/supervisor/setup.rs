@@ -7,10 +7,10 @@ use std::{
     sync::atomic::Ordering::Relaxed,
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::{
-    check::port,
+    check::{Level, machine, port},
     config::{Config, Listener},
     limits::{Limits, MAX_DESCRIPTORS},
     log::KernelLog,
@@ -78,6 +78,9 @@ pub fn open(mut config: Config, inherited: Option<&Inherited>) -> Result<Setup> 
     }
     let descriptors = fd::raise_limit(MAX_DESCRIPTORS).context("cannot raise the descriptor limit")? as usize;
     let limits = Limits::divide(&config, descriptors)?;
+    if let Some(finding) = machine::transparent(&config).filter(|finding| finding.level == Level::Fail) {
+        bail!("{finding}");
+    }
     let config: &'static Config = Box::leak(Box::new(config));
 
     let control_socket = match inherited.and_then(|inherited| inherited.control_socket(config)) {

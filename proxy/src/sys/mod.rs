@@ -27,6 +27,7 @@ pub mod socket;
 pub mod socket_memory;
 pub mod stream;
 pub mod time;
+pub mod transparent;
 pub mod udp;
 pub mod unix;
 pub mod urgent;

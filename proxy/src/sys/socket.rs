@@ -71,6 +71,36 @@ pub fn accept(listener: Fd) -> io::Result<(Fd, Option<SocketAddr>)> {
     Ok((Fd::from_raw(socket), raw.decode()))
 }
 
+/// Looks at the first bytes of a stream without taking them; 0 if it has ended before any.
+///
+/// # Errors
+/// `WouldBlock`: none has come.
+pub fn peek(socket: Fd, buffer: &mut [u8]) -> io::Result<usize> {
+    let (pointer, len) = (buffer.as_mut_ptr().cast(), buffer.len());
+    // SAFETY: pointer and length are those of a live, exclusive slice.
+    super::check_len(unsafe { libc::recv(socket.raw(), pointer, len, libc::MSG_PEEK | libc::MSG_DONTWAIT) })
+}
+
+/// Takes the first bytes off a stream unseen (`MSG_TRUNC`, tcp(7)). Answers how many, fewer if there are no more.
+///
+/// # Errors
+/// `WouldBlock`: none has come.
+pub fn discard(socket: Fd, bytes: usize) -> io::Result<usize> {
+    let flags = libc::MSG_TRUNC | libc::MSG_DONTWAIT;
+    // SAFETY: with MSG_TRUNC the kernel writes nothing to the buffer (tcp_recvmsg_locked, net/ipv4/tcp.c).
+    super::check_len(unsafe { libc::recv(socket.raw(), std::ptr::null_mut(), bytes, flags) })
+}
+
+/// Writes bytes to a stream, as many as it takes now, and answers how many.
+///
+/// # Errors
+/// `WouldBlock`: it is full. `BrokenPipe`, `ConnectionReset`: the peer is gone.
+pub fn send(socket: Fd, bytes: &[u8]) -> io::Result<usize> {
+    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+    // SAFETY: pointer and length are those of a live slice.
+    super::check_len(unsafe { libc::send(socket.raw(), bytes.as_ptr().cast(), bytes.len(), flags) })
+}
+
 /// Ends our sending: the peer reads the end of the stream. Doing it again is harmless.
 pub fn shutdown_write(socket: Fd) {
     // SAFETY: integers only. ENOTCONN means that there is nobody left to tell.
@@ -203,9 +233,7 @@ pub fn message_pair() -> io::Result<(Fd, Fd)> {
 /// # Errors
 /// `WouldBlock`: the other end does not read. `BrokenPipe`: it is gone.
 pub fn send_message(socket: Fd, bytes: &[u8]) -> io::Result<()> {
-    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
-    // SAFETY: pointer and length are those of a live slice.
-    super::check_len(unsafe { libc::send(socket.raw(), bytes.as_ptr().cast(), bytes.len(), flags) }).map(drop)
+    send(socket, bytes).map(drop)
 }
 
 /// Receives one message of at most `buffer`'s length; 0 if the other end is gone.

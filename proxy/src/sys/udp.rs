@@ -43,7 +43,15 @@ pub fn prepare_listener(socket: Fd) -> io::Result<()> {
             set_int(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
         }
     }
-    prepare_flow(socket)
+    join_received(socket, true)
+}
+
+/// Whether consecutive datagrams of one sender and size are received as one message.
+///
+/// # Errors
+/// Not a UDP socket.
+pub fn join_received(socket: Fd, joins: bool) -> io::Result<()> {
+    set_int(socket, libc::SOL_UDP, libc::UDP_GRO, joins.into())
 }
 
 /// Prepares a flow's socket: joined receiving.
@@ -51,7 +59,7 @@ pub fn prepare_listener(socket: Fd) -> io::Result<()> {
 /// # Errors
 /// Not a UDP socket.
 pub fn prepare_flow(socket: Fd) -> io::Result<()> {
-    set_int(socket, libc::SOL_UDP, libc::UDP_GRO, 1)
+    join_received(socket, true)
 }
 
 /// Where a datagram was sent to.

@@ -120,11 +120,19 @@ pub enum Rejection {
     Rate,
     /// All upstream servers have as many connections as they may have.
     ServersFull,
+    /// It has to begin with a PROXY header, and began with something else.
+    HeaderInvalid,
+    /// The PROXY header took too long.
+    HeaderTimeout,
+    /// It ended before its PROXY header did.
+    HeaderMissing,
+    /// A server cannot be connected to from the client's address, as its upstream wants.
+    Source,
 }
 
 impl Rejection {
     /// All, with their label values.
-    pub const ALL: [(Self, &'static str); 8] = [
+    pub const ALL: [(Self, &'static str); 12] = [
         (Self::Limit, "limit"),
         (Self::Descriptors, "descriptors"),
         (Self::Upstream, "upstream"),
@@ -133,6 +141,10 @@ impl Rejection {
         (Self::SourceLimit, "source_limit"),
         (Self::Rate, "rate"),
         (Self::ServersFull, "servers_full"),
+        (Self::HeaderInvalid, "header_invalid"),
+        (Self::HeaderTimeout, "header_timeout"),
+        (Self::HeaderMissing, "header_missing"),
+        (Self::Source, "source"),
     ];
 }
 
@@ -159,11 +171,15 @@ pub enum DropReason {
     Rate,
     /// All upstream servers have as many flows as they may have.
     ServersFull,
+    /// It has to begin with a PROXY header, and does not.
+    Header,
+    /// A server cannot be reached from the client's address, as its upstream wants.
+    Source,
 }
 
 impl DropReason {
     /// All, with their label values.
-    pub const ALL: [(Self, &'static str); 10] = [
+    pub const ALL: [(Self, &'static str); 12] = [
         (Self::Limit, "limit"),
         (Self::Descriptors, "descriptors"),
         (Self::Upstream, "upstream"),
@@ -174,6 +190,8 @@ impl DropReason {
         (Self::SourceLimit, "source_limit"),
         (Self::Rate, "rate"),
         (Self::ServersFull, "servers_full"),
+        (Self::Header, "header"),
+        (Self::Source, "source"),
     ];
 }
 

@@ -105,14 +105,24 @@ impl Facts<'_> {
         self.0[word::FIRST_BYTE].store(time.map_or(0, |time| time.saturating_add(1)), Relaxed);
     }
 
-    /// Bytes of the PROXY header that the server was sent before the client's.
-    pub fn header_bytes(&self) -> u32 {
-        self.0[word::HEADER].load(Relaxed)
+    /// Version and bytes of the PROXY header that the server is sent before the client's bytes; 0 bytes: none.
+    pub fn header(&self) -> (u16, u16) {
+        ((self.header_word() >> 16) as u16, self.header_word() as u16)
+    }
+
+    /// Sets it, before the first byte is sent.
+    pub fn set_header(&self, (version, bytes): (u16, u16)) {
+        self.set_header_word(u32::from(version) << 16 | u32::from(bytes));
+    }
+
+    /// [`Self::header`] as one word.
+    pub fn header_word(&self) -> u32 {
+        self.0[word::HEADER].load(Acquire)
     }
 
     /// Sets it.
-    pub fn set_header_bytes(&self, bytes: u32) {
-        self.0[word::HEADER].store(bytes, Relaxed);
+    pub fn set_header_word(&self, word: u32) {
+        self.0[word::HEADER].store(word, Release);
     }
 }
 
@@ -181,7 +191,7 @@ mod tests {
     fn facts_begin_anew_and_leave_the_owner_alone() {
         let (record, client) = (Record::new_zeroed(), Fd::from_raw(7));
         record.set_owner(client, Part::Upstream);
-        record.facts().set_header_bytes(28);
+        record.facts().set_header((2, 28));
         record.facts().begin(100);
         let facts = record.facts();
         facts.add_bytes(Direction::Up, usize::MAX, 150);
@@ -191,7 +201,7 @@ mod tests {
         facts.set_connect_ms(Some(70_000));
         assert_eq!((facts.bytes(Direction::Up), facts.bytes(Direction::Down)), (u64::MAX, 10));
         assert_eq!((facts.first_byte_ms(), facts.connect_ms()), (Some(60), Some(u16::MAX)));
-        assert_eq!((facts.accepted_ms(), facts.header_bytes()), (100, 0));
+        assert_eq!((facts.accepted_ms(), facts.header()), (100, (0, 0)));
         assert!(record.is_owned_by(client, Part::Upstream));
     }
 

@@ -16,6 +16,7 @@ mod servers;
 mod sources;
 mod tag;
 mod takeover;
+mod told;
 mod using;
 mod window;
 mod work;
@@ -38,6 +39,7 @@ pub use servers::{Health, Identity, Origin, Presence, ServerCell, ServerState, U
 pub use sources::Sources;
 pub use tag::{Kind, Tag, TagCell};
 pub use takeover::{RECENT_TAKEOVERS, TakeoverCell};
+pub use told::{Told, ToldCell};
 pub use using::Using;
 pub use window::{GATE_LIMIT_MS, Window, closed_gate};
 pub use work::{AdoptedState, Lost, LostReason, WorkerCounters};
@@ -87,6 +89,7 @@ struct Layout {
     udp_facts: usize,
     rates: usize,
     sources: usize,
+    told: usize,
     index_keys: usize,
     index: usize,
     end: usize,
@@ -119,6 +122,7 @@ impl Layout {
         let rates = part(size_of::<AtomicU64>(), listeners);
         let lanes_that_count = if counts_sources { all_workers } else { 0 };
         let sources = part(size_of::<AtomicU32>(), lanes_that_count * Sources::CELLS);
+        let told = part(size_of::<ToldCell>(), descriptors);
         let index_keys = part(size_of::<AtomicU64>(), Index::KEYS);
         let index = part(size_of::<AtomicU64>(), Index::cells_for(descriptors));
         Self {
@@ -135,6 +139,7 @@ impl Layout {
             udp_facts,
             rates,
             sources,
+            told,
             index_keys,
             index,
             end,
@@ -323,6 +328,26 @@ impl Table {
     pub fn udp_facts(&self, fd: Fd) -> Option<&'static UdpFacts> {
         let all: &[UdpFacts] = self.memory.slice(self.layout.udp_facts, self.dimensions.descriptors);
         all.get(self.place(fd)?)
+    }
+
+    /// What a PROXY header told of the flow whose record is at `fd`; `None` if none did.
+    pub fn told(&self, fd: Fd) -> Option<Told> {
+        self.record(fd).filter(|record| record.has(flag::TOLD))?;
+        Some(self.told_cells().get(self.place(fd)?)?.get())
+    }
+
+    /// Notes what a PROXY header told of the flow whose record is at `fd`: for good, once it is noted.
+    pub fn set_told(&self, fd: Fd, told: &Told) {
+        if let (Some(record), Some(place)) = (self.record(fd), self.place(fd))
+            && let Some(cell) = self.told_cells().get(place)
+        {
+            cell.set(told);
+            record.set(flag::TOLD);
+        }
+    }
+
+    fn told_cells(&self) -> &'static [ToldCell] {
+        self.memory.slice(self.layout.told, self.dimensions.descriptors)
     }
 
     /// Flows lost for a reason: TCP connections and UDP flows.

@@ -65,6 +65,10 @@ pub mod flag {
     pub const UDP: u32 = 1 << 8;
     /// TCP: the client was let in, and is counted for its source.
     pub const ADMITTED: u32 = 1 << 9;
+    /// TCP: the client has to begin with a PROXY header, which was not taken off its stream yet.
+    pub const HEADER_DUE: u32 = 1 << 10;
+    /// A PROXY header told of the flow, and what is in its [`super::super::ToldCell`].
+    pub const TOLD: u32 = 1 << 11;
     /// The source is a unix socket.
     pub const UNIX: u32 = 1 << 12;
     /// The byte of the [`super::Ending`].

@@ -5,11 +5,11 @@ use std::io;
 use crate::{
     fault::{self, Point},
     sys::{Fd, epoll, fd::close, is_exhausted, socket, would_block},
-    table::{Kind, Record, Rejection, State, Tag, flag},
+    table::{Kind, Record, Rejection, State, Tag},
 };
 
 use super::Tcp;
-use crate::relay::{Lane, admission, token::Token};
+use crate::relay::{Lane, token::Token};
 
 /// Connections taken in one turn.
 const BATCH: usize = 64;
@@ -60,23 +60,7 @@ impl Tcp {
             return;
         }
         fault::point(Point::AcceptAdded);
-        self.let_in(lane, client, record, now_ms);
-    }
-
-    /// Lets an accepted connection in whose client is known, or turns it away. Where a PROXY header tells of the
-    /// client: once it has. The heir of who dies before the connection is marked does it again.
-    pub(super) fn let_in(&mut self, lane: &Lane, client: Fd, record: &'static Record, now_ms: u32) {
-        let (listener, source) = (record.listener(), record.client().ip());
-        admission::count_source(lane, listener, source);
-        if let Err(refusal) = admission::admit(lane, listener, source, 1) {
-            admission::uncount_source(lane, listener, source);
-            self.reject(lane, client, record, refusal.into());
-            return;
-        }
-        fault::point(Point::AcceptCounted);
-        record.set(flag::ADMITTED);
-        fault::point(Point::AcceptAdmitted);
-        self.connect(lane, client, record, now_ms);
+        self.prelude(lane, client, record, now_ms);
     }
 }
 

@@ -41,7 +41,7 @@ impl Tcp {
         fault::point(Point::AdoptHolders);
         is_sound &= take_upstream(lane, client, record, dead)
             & has_known_numbers(lane, record)
-            & evidence::agrees(client, record);
+            & evidence::agrees(lane, client, record);
         fault::point(Point::AdoptUpstream);
         lane.table.tag(client)?.set(Tag::new(Kind::Client, lane.epoch));
         fault::point(Point::AdoptTagged);
@@ -90,11 +90,7 @@ impl Tcp {
                 // EEXIST cannot be: this worker's set has never seen it. If the dead one's has, both tell.
                 let _ = epoll::add(lane.set, client, epoll::FLOW, token.encode());
                 self.drop_upstream(lane, client, record);
-                if record.has(flag::ADMITTED) {
-                    self.connect(lane, client, record, now_ms);
-                } else {
-                    self.let_in(lane, client, record, now_ms);
-                }
+                self.prelude(lane, client, record, now_ms);
                 AdoptedState::Accepted
             }
             _ if was_reset => {
@@ -162,7 +158,7 @@ impl Tcp {
                 Direction::Up => (client, upstream),
                 Direction::Down => (upstream, client),
             };
-            let finding = positions::audit(record, direction, source, sink);
+            let finding = positions::audit(lane, record, direction, (source, sink));
             let counters = &lane.block().counters;
             let count = if matches!(finding, Ok(Finding::Uncounted)) {
                 &counters.unaudited
@@ -173,8 +169,7 @@ impl Tcp {
             match finding {
                 Ok(Finding::Whole { written }) => {
                     if let Some(facts) = lane.table.facts(client, record) {
-                        let header = if direction == Direction::Up { facts.header_bytes() } else { 0 };
-                        facts.set_bytes(direction, written.saturating_sub(header.into()));
+                        facts.set_bytes(direction, written);
                     }
                 }
                 Ok(Finding::Broken | Finding::Uncounted) => {}
@@ -364,9 +359,9 @@ fn move_registrations(lane: &Lane, client: Fd, record: &Record, from: &[Fd]) {
 /// Whether a source that reads as ended was reset: a dead worker may have taken the error off it, and
 /// then only its state tells. One that we have shut down too may be closed for having ended, and then
 /// only the count of its bytes does.
-pub(super) fn is_reset(record: &Record, direction: Direction, source: Fd, sink: Fd) -> bool {
+pub(super) fn is_reset(lane: &Lane, record: &Record, direction: Direction, (source, sink): (Fd, Fd)) -> bool {
     record.has(flag::ADOPTED)
         && socket::state(source).is_ok_and(|state| state == socket::CLOSED)
         && (!record.has(flag::of(flag::SHUT, other(direction)))
-            || !positions::is_end(direction, source, sink))
+            || !positions::is_end(lane, record, direction, (source, sink)))
 }

@@ -18,12 +18,12 @@ use crate::{
         fd::close,
         is_exhausted, pipe,
         socket::{self, FlowOptions},
-        time,
+        time, transparent,
     },
     table::{ConnectFailure, Direction, Ending, Kind, Part, Record, Rejection, State, Tag, Window, flag},
 };
 
-use super::{Deadline, Tcp, await_connect, own_record};
+use super::{Deadline, Tcp, await_connect, header, own_record};
 
 impl Tcp {
     /// Chooses a server and starts to connect to it; if none is left, the client is reset.
@@ -44,11 +44,8 @@ impl Tcp {
                     return;
                 }
                 // No server's fault, and no other one would do better.
-                Err(error) if is_exhausted(&error) => {
-                    self.reject(lane, client, record, Rejection::Descriptors);
-                    return;
-                }
-                Err(error) => self.give_up(lane, client, record, classify(&error), now_ms),
+                Err(Obstacle::Ours(reason)) => return self.reject(lane, client, record, reason),
+                Err(Obstacle::Servers(error)) => self.give_up(lane, client, record, classify(&error), now_ms),
             }
         }
         self.reject(lane, client, record, Rejection::Upstream);
@@ -76,14 +73,16 @@ impl Tcp {
         // A server that answers and resets at once was connected: its bytes come before its reset.
         let has_answered = pipe::readable(upstream).is_ok_and(|count| count > 0);
         match &error {
-            Some(error) if !has_answered => {
-                fault::point(Point::ConnectFailed);
-                self.give_up(lane, client, record, classify(error), now_ms);
-                self.connect(lane, client, record, now_ms);
-                return;
-            }
+            Some(error) if !has_answered => return self.try_another(lane, client, record, error, now_ms),
             None if mask & epoll::OUT == 0 || is_stale_event(record, upstream) => return,
-            _ => {}
+            None => match header::send(lane, client, record, upstream) {
+                Ok(true) => {}
+                // It was empty, and is full all the same: it tells when it is not.
+                Ok(false) => return,
+                Err(error) => return self.try_another(lane, client, record, &error, now_ms),
+            },
+            // Nobody takes a header any more; what was answered is passed on.
+            Some(_) => {}
         }
         // Events that came while it was connecting are gone: the heir of a worker that dies now must look.
         Direction::BOTH.iter().for_each(|direction| record.set(flag::of(flag::MORE, *direction)));
@@ -105,6 +104,19 @@ impl Tcp {
         if is_open() && error.is_some() {
             self.reset(lane, client, record, Ending::ServerReset);
         }
+    }
+
+    fn try_another(
+        &mut self,
+        lane: &Lane,
+        client: Fd,
+        record: &'static Record,
+        error: &io::Error,
+        now_ms: u32,
+    ) {
+        fault::point(Point::ConnectFailed);
+        self.give_up(lane, client, record, classify(error), now_ms);
+        self.connect(lane, client, record, now_ms);
     }
 
     /// Connects that have run out of time fail.
@@ -164,6 +176,23 @@ fn is_stale_event(record: &Record, upstream: Fd) -> bool {
     record.has(flag::ADOPTED) && socket::state(upstream).is_ok_and(|state| state == socket::SYN_SENT)
 }
 
+/// Why no connection to a server is begun.
+enum Obstacle {
+    /// It has nothing to do with the server.
+    Ours(Rejection),
+    /// It has.
+    Servers(io::Error),
+}
+
+impl From<io::Error> for Obstacle {
+    fn from(error: io::Error) -> Self {
+        match is_exhausted(&error) {
+            true => Self::Ours(Rejection::Descriptors),
+            false => Self::Servers(error),
+        }
+    }
+}
+
 /// Opens, records and connects the upstream socket. The record knows of it whatever goes wrong.
 fn open_upstream(
     lane: &Lane,
@@ -171,23 +200,24 @@ fn open_upstream(
     record: &'static Record,
     server: u32,
     now_ms: u32,
-) -> io::Result<()> {
-    let to = servers::destination(lane, server).ok_or(io::ErrorKind::AddrNotAvailable)?;
+) -> Result<(), Obstacle> {
+    let to =
+        servers::destination(lane, server).ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))?;
     let upstream = {
         let _window = open_window(lane);
         let upstream = to.socket(flow_options(lane, record.listener()))?;
         fault::point(Point::ConnectOpened);
         let (Some(tag), Some(own)) = (lane.table.tag(upstream), lane.table.record(upstream)) else {
             close(upstream);
-            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+            return Err(Obstacle::Ours(Rejection::Descriptors));
         };
         own.facts().begin(record.opened_ms());
+        own.facts().set_header(header::plan(lane, client, record));
         own.set_owner(client, Part::Upstream);
         let unix = flag::of(flag::UNIX, Direction::Down);
-        if matches!(to, Destination::Unix(_)) {
-            record.set(unix)
-        } else {
-            record.clear(unix)
+        match to {
+            Destination::Unix(_) => record.set(unix),
+            Destination::Internet(_) => record.clear(unix),
         }
         record.set_upstream(Some(upstream));
         fault::point(Point::ConnectRecorded);
@@ -195,6 +225,12 @@ fn open_upstream(
         fault::point(Point::ConnectTagged);
         upstream
     };
+    if let Destination::Internet(address) = to
+        && lane.config.upstream_rules(record.listener()).transparent
+    {
+        let bound = transparent::bind(upstream, record.client().ip(), address);
+        bound.map_err(|_| Obstacle::Ours(Rejection::Source))?;
+    }
     record.set_opened(now_ms);
     record.set_state(State::Connecting);
     fault::point(Point::ConnectBegun);

@@ -2,6 +2,7 @@
 //! record must not become an end, a second beginning, or anything else that looks right to a peer.
 
 use crate::{
+    relay::Lane,
     sys::{
         Fd, is_unsupported, pipe,
         socket::{self, CLOSE_WAIT, CLOSED, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, SYN_SENT},
@@ -13,7 +14,7 @@ use crate::{
 use super::positions;
 
 /// Whether state and flags can be true. Asks nothing of a connection that only relays.
-pub fn agrees(client: Fd, record: &Record) -> bool {
+pub fn agrees(lane: &Lane, client: Fd, record: &Record) -> bool {
     if record.has(flag::UDP) {
         return false;
     }
@@ -21,7 +22,7 @@ pub fn agrees(client: Fd, record: &Record) -> bool {
         State::Free => true,
         // We reset it; nothing that is left of it matters.
         _ if record.has(flag::RESET) => true,
-        State::Accepted | State::Connecting => is_untouched(client),
+        State::Accepted | State::Connecting => is_untouched(lane, client, record),
         State::Established => Direction::BOTH.iter().all(|direction| may_be_shut(client, record, *direction)),
         State::Closing => [Some(client), record.upstream()].into_iter().flatten().all(has_ended),
     }
@@ -36,12 +37,15 @@ fn has_ended(socket: Fd) -> bool {
     socket::state(socket).is_ok_and(has_passed_end)
 }
 
-/// Nothing is read from or written to a client before there is an upstream connection.
-fn is_untouched(client: Fd) -> bool {
+/// Nothing but a PROXY header is read from a client, and nothing written to it, before there is an upstream
+/// connection.
+fn is_untouched(lane: &Lane, client: Fd, record: &Record) -> bool {
+    let header = lane.table.told(client).map_or(0, |told| u64::from(told.taken));
+    let is_expected = |read| read == header || (record.has(flag::HEADER_DUE) && read < header);
     match stream::counters(client) {
         // Reset meanwhile: there is nothing left to be wrong.
         Ok(counters) if counters.state == CLOSED => true,
-        Ok(counters) => positions::read(&counters) == 0 && positions::written(&counters, false) == 0,
+        Ok(counters) => is_expected(positions::read(&counters)) && positions::written(&counters, false) == 0,
         // It is too busy to be read: its bytes come in, which is no evidence against it. Of a unix socket there is none.
         Err(error) => would_block(&error) || is_unsupported(&error),
     }

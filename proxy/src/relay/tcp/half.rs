@@ -117,7 +117,7 @@ impl Half<'_> {
     }
 
     fn end(&self) -> io::Result<Fill> {
-        if is_reset(self.record, self.direction, self.source, self.sink) {
+        if is_reset(self.lane, self.record, self.direction, (self.source, self.sink)) {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
         Ok(Fill::End)

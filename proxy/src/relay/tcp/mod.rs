@@ -7,7 +7,9 @@ mod connect;
 mod end;
 mod evidence;
 mod half;
+mod header;
 mod positions;
+mod prelude;
 mod turns;
 
 use std::collections::VecDeque;
@@ -88,11 +90,13 @@ impl Tcp {
         }
         match (record.state(), direction) {
             (State::Connecting, Direction::Down) => self.on_connect(lane, client, record, mask, now_ms),
-            (State::Connecting | State::Accepted, _) => {
-                if mask & epoll::ERR != 0 && socket::take_error(client).is_some() {
-                    self.reset(lane, client, record, Ending::ClientReset);
-                }
+            (State::Connecting | State::Accepted, _)
+                if mask & epoll::ERR != 0 && socket::take_error(client).is_some() =>
+            {
+                self.reset(lane, client, record, Ending::ClientReset);
             }
+            (State::Accepted, Direction::Up) => self.prelude(lane, client, record, now_ms),
+            (State::Connecting | State::Accepted, _) => {}
             (State::Established, _) => self.on_data(lane, (client, record, direction), mask, now_ms),
             (State::Free | State::Closing, _) => {}
         }
@@ -219,8 +223,11 @@ impl Tcp {
     /// Resets the connection at `client` if it has had its time. Called by the worker's walk over its tags.
     pub fn expire_one(&mut self, lane: &Lane, client: Fd, now_ms: u32) {
         let Some(record) = lane.table.record(client) else { return };
-        if record.worker() != lane.worker || record.state() != State::Established {
-            return;
+        match record.state() {
+            _ if record.worker() != lane.worker => return,
+            State::Established => {}
+            State::Accepted => return self.expire_prelude(lane, client, record, now_ms),
+            _ => return,
         }
         let times = Times { began_ms: lane.table.accepted_ms(client, record), active_ms: record.active_ms() };
         let is_half_closed = Direction::BOTH.iter().any(|half| record.has(flag::of(flag::SHUT, *half)));

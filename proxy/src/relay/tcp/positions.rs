@@ -5,13 +5,14 @@
 use std::io;
 
 use crate::{
+    relay::Lane,
     sys::{
         Fd, is_unsupported, pipe,
         socket::{CLOSE_WAIT, CLOSED, CLOSING, FIN_WAIT1, FIN_WAIT2, LAST_ACK, SYN_SENT, TIME_WAIT},
         stream::{self, StreamCounters},
         urgent,
     },
-    table::{Direction, Holder, Record},
+    table::{Direction, Holder, Record, flag},
 };
 
 /// Bytes of the stream that were read from a source. After a reset it may be off by one.
@@ -65,11 +66,36 @@ pub fn judge(read: u64, residue: u64, written: u64, at_mark: bool) -> Finding {
     }
 }
 
+/// Bytes that are on one side of a direction and not on the other: PROXY headers, which go up only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Headers {
+    /// Read from the source, and taken off.
+    pub taken: u64,
+    /// Written to the sink, and added.
+    pub added: u64,
+}
+
+impl Headers {
+    fn of(lane: &Lane, record: &Record, direction: Direction, (source, sink): (Fd, Fd)) -> Self {
+        if direction == Direction::Down {
+            return Self::default();
+        }
+        let told = Some(source).filter(|_| record.has(flag::TOLD)).and_then(|client| lane.table.told(client));
+        let (_, added) = lane.table.record(sink).map_or((0, 0), |own| own.facts().header());
+        Self { taken: told.map_or(0, |told| told.taken.into()), added: added.into() }
+    }
+}
+
 /// Audits one direction between turns: nothing is being moved.
 ///
 /// # Errors
 /// A descriptor is not what the record says.
-pub fn audit(record: &Record, direction: Direction, source: Fd, sink: Fd) -> io::Result<Finding> {
+pub fn audit(
+    lane: &Lane,
+    record: &Record,
+    direction: Direction,
+    (source, sink): (Fd, Fd),
+) -> io::Result<Finding> {
     let residue = match record.holder(direction) {
         Holder::None => 0,
         Holder::Pipe(pipe) => pipe::readable(pipe)? as u64,
@@ -83,14 +109,22 @@ pub fn audit(record: &Record, direction: Direction, source: Fd, sink: Fd) -> io:
     }
     let we_connected_the_sink = direction == Direction::Up;
     let at_mark = residue > 0 && urgent::at_mark(source)?;
-    Ok(judge(read(&from), residue, written(&to, we_connected_the_sink), at_mark))
+    let headers = Headers::of(lane, record, direction, (source, sink));
+    let (read, written) = (read(&from), written(&to, we_connected_the_sink));
+    match (read.checked_sub(headers.taken), written.checked_sub(headers.added)) {
+        (Some(read), Some(written)) => Ok(judge(read, residue, written, at_mark)),
+        _ => Ok(Finding::Mismatch { read, residue, written }),
+    }
 }
 
 /// Whether a closed source, all of whose bytes are in the sink, has ended, rather than been reset: then
 /// the kernel has counted one more, its FIN.
-pub fn is_end(direction: Direction, source: Fd, sink: Fd) -> bool {
+pub fn is_end(lane: &Lane, record: &Record, direction: Direction, (source, sink): (Fd, Fd)) -> bool {
+    let headers = Headers::of(lane, record, direction, (source, sink));
     match (stream::counters(source), stream::counters(sink)) {
-        (Ok(from), Ok(to)) => from.received > written(&to, direction == Direction::Up),
+        (Ok(from), Ok(to)) => {
+            from.received + headers.added > written(&to, direction == Direction::Up) + headers.taken
+        }
         _ => false,
     }
 }

@@ -20,10 +20,10 @@ use crate::{
         servers,
         token::Token,
     },
-    sys::{Fd, epoll, fd::close, socket, udp},
+    sys::{Fd, epoll, fd::close, socket, transparent, udp},
     table::{
         ConnectFailure, Direction, DrainState, DropReason, Ending, Entering, Entry, Found, Kind, Record,
-        State, Table, Tag, flag,
+        State, Table, Tag, Told, flag,
     },
 };
 
@@ -64,13 +64,13 @@ impl Flows {
         if !has_room(lane) {
             return Err(DropReason::Limit);
         }
-        admission::admit(lane, key.listener, key.client.ip(), 0)?;
+        admission::admit(lane, key.listener, key.source().ip(), 0)?;
         self.begin(lane, key, now_ms)
     }
 
     fn begin(&mut self, lane: &Lane, key: Key, now_ms: u32) -> Result<Held, DropReason> {
         let upstream = lane.config.upstream_of(key.listener).ok_or(DropReason::Upstream)?;
-        let mut seeker = Seeker { upstream, client: key.client.ip(), tried: 0 };
+        let mut seeker = Seeker { upstream, client: key.source().ip(), tried: 0 };
         for _ in 0..=upstream.1.rules.retries {
             let server = match self.chooser.choose(lane, &seeker, now_ms) {
                 Choice::Server(server) => server,
@@ -79,8 +79,8 @@ impl Flows {
             };
             match open(lane, key, server, now_ms) {
                 Ok(entry) => return self.enter(lane, key, entry, server),
-                Err(error) if fault::is_exhausted(&error) => return Err(DropReason::Descriptors),
-                Err(error) => {
+                Err(Obstacle::Ours(reason)) => return Err(reason),
+                Err(Obstacle::Servers(error)) => {
                     let failure = match fault::Fault::of(&error) {
                         fault::Fault::Server(failure) => failure,
                         _ => ConnectFailure::Other,
@@ -115,7 +115,7 @@ impl Flows {
     /// already, unless its worker died in the very moment that it began; if another flow has its key by
     /// then, it passes on answers until it is idle.
     pub fn adopt(&mut self, lane: &Lane, fd: Fd, record: &Record) {
-        let key = Key::recorded(record);
+        let key = Key::recorded(&lane.table, fd, record);
         record.set_takeovers(record.takeovers().saturating_add(1));
         count(lane, &key, record.server());
         enter(lane, &key, Entry { fd, generation: record.generation() });
@@ -128,10 +128,10 @@ impl Flows {
         let why = record.ending().unwrap_or(why);
         record.set_ending(why);
         lane.listener(record.listener()).expire(why);
-        let (key, index) = (Key::recorded(record), lane.table.index());
+        let (key, index) = (Key::recorded(&lane.table, fd, record), lane.table.index());
         lane.block().udp_flows.down();
         lane.count_closed(key.listener);
-        admission::uncount_source(lane, key.listener, key.client.ip());
+        admission::uncount_source(lane, key.listener, key.source().ip());
         if let Some(server) = record.server() {
             lane.server(server).open.down();
         }
@@ -182,7 +182,8 @@ impl Flows {
 /// Whether the index names this flow as the one of its key.
 pub fn is_indexed(table: &Table, fd: Fd, record: &Record) -> bool {
     let (index, entry) = (table.index(), Entry { fd, generation: record.generation() });
-    index.find(index.hash(&Key::recorded(record).bytes()), |other| other == entry).is_some()
+    let hash = index.hash(&Key::recorded(table, fd, record).bytes());
+    index.find(hash, |other| other == entry).is_some()
 }
 
 fn enter(lane: &Lane, key: &Key, entry: Entry) -> Entering {
@@ -193,7 +194,7 @@ fn enter(lane: &Lane, key: &Key, entry: Entry) -> Entering {
 fn count(lane: &Lane, key: &Key, server: Option<u32>) {
     lane.block().udp_flows.up();
     lane.count_open(key.listener);
-    admission::count_source(lane, key.listener, key.client.ip());
+    admission::count_source(lane, key.listener, key.source().ip());
     if let Some(server) = server {
         lane.server(server).open.up();
     }
@@ -221,20 +222,45 @@ fn has_room(lane: &Lane) -> bool {
     flows < lane.limits.flows && 2 * lane.connections() + flows < lane.limits.descriptors
 }
 
+/// Why a flow is not begun.
+enum Obstacle {
+    /// It has nothing to do with the server.
+    Ours(DropReason),
+    /// It has.
+    Servers(io::Error),
+}
+
+impl From<io::Error> for Obstacle {
+    fn from(error: io::Error) -> Self {
+        match fault::is_exhausted(&error) {
+            true => Self::Ours(DropReason::Descriptors),
+            false => Self::Servers(error),
+        }
+    }
+}
+
 /// Opens a flow's socket. The tag comes last: what has one is whole, what has none is swept.
-fn open(lane: &Lane, key: Key, server: u32, now_ms: u32) -> io::Result<Entry> {
-    let address = servers::address(lane, server).ok_or(io::ErrorKind::AddrNotAvailable)?;
+fn open(lane: &Lane, key: Key, server: u32, now_ms: u32) -> Result<Entry, Obstacle> {
+    let address =
+        servers::address(lane, server).ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))?;
     let fd = socket::datagram(address)?;
     faults::point(Point::UdpOpened);
     let result = (|| {
-        let out_of_range = || io::Error::from_raw_os_error(libc::EMFILE);
+        let out_of_range = || Obstacle::Ours(DropReason::Descriptors);
         let record = lane.table.record(fd).ok_or_else(out_of_range)?;
         let tag = lane.table.tag(fd).ok_or_else(out_of_range)?;
         udp::prepare_flow(fd)?;
+        if lane.config.upstream_rules(key.listener).transparent {
+            let bound = transparent::bind(fd, key.source().ip(), address);
+            bound.map_err(|_| Obstacle::Ours(DropReason::Source))?;
+        }
         socket::connect(fd, address)?;
         lane.table.udp_facts(fd).into_iter().for_each(|facts| facts.begin(now_ms));
         record.begin(State::Established, lane.worker, key.listener, now_ms);
         record.set_udp(key.client, key.local);
+        if key.told.is_some() {
+            lane.table.set_told(fd, &Told { ends: key.told, taken: 0 });
+        }
         record.set_server(Some(server));
         faults::point(Point::UdpRecorded);
         let generation = record.generation();

@@ -77,7 +77,7 @@ pub fn judge(lane: &Lane, key: &Key, Entry { fd, generation }: Entry) -> Found {
     let Some(record) = lane.table.record(fd).filter(|record| !record.has(flag::FAILED)) else {
         return Found::Gone;
     };
-    let is_wanted = Key::recorded(record) == *key;
+    let is_wanted = Key::recorded(&lane.table, fd, record) == *key;
     // Asked last: what was read is of this generation then.
     if !is_flow(lane, fd) || !record.is_established(generation) {
         return Found::Gone;

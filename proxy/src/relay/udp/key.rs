@@ -2,13 +2,15 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
+use arrayvec::ArrayVec;
+
 use crate::{
-    sys::udp::Message,
-    table::{Record, octets},
+    sys::{Fd, udp::Message},
+    table::{Record, Table, octets},
 };
 
-/// Two addresses, the listener, the client's scope and its port.
-const KEY_BYTES: usize = 16 + 16 + 4 + 4 + 2;
+/// Two addresses, the listener, the client's scope and its port; and two addresses and ports that were told.
+const KEY_BYTES: usize = 16 + 16 + 4 + 4 + 2 + 2 * (16 + 2);
 
 /// What makes datagrams belong to one flow. Addresses are canonical: IPv4 ones never mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +21,8 @@ pub struct Key {
     pub client: SocketAddr,
     /// The local address that it asked; unspecified if the kernel is to choose one for the answer.
     pub local: IpAddr,
+    /// By whom and to which address the datagrams were sent, as a PROXY header tells; `client` only passes them on.
+    pub told: Option<(SocketAddr, SocketAddr)>,
 }
 
 impl Key {
@@ -26,23 +30,33 @@ impl Key {
     pub fn of(listener: u32, bound: IpAddr, message: &Message) -> Option<Self> {
         let local = message.asked.map_or(bound, |asked| answerable(asked.ip));
         let interface = message.asked.map_or(0, |asked| asked.interface);
-        Some(Self { listener, client: canonical(message.from?, local, interface), local })
+        Some(Self { listener, client: canonical(message.from?, local, interface), local, told: None })
     }
 
     /// The key of the flow that is recorded here.
-    pub fn recorded(record: &Record) -> Self {
-        Self { listener: record.listener(), client: record.udp_client(), local: record.udp_local() }
+    pub fn recorded(table: &Table, fd: Fd, record: &Record) -> Self {
+        let told = table.told(fd).and_then(|told| told.ends);
+        Self { listener: record.listener(), client: record.udp_client(), local: record.udp_local(), told }
+    }
+
+    /// Who sends the datagrams, as far as it is known.
+    pub fn source(&self) -> SocketAddr {
+        self.told.map_or(self.client, |(source, _)| source)
     }
 
     /// What is hashed: the same in every pool that uses the flow table, whatever it was compiled by.
-    pub fn bytes(&self) -> [u8; KEY_BYTES] {
+    pub fn bytes(&self) -> ArrayVec<u8, KEY_BYTES> {
         let scope = if let SocketAddr::V6(v6) = self.client { v6.scope_id() } else { 0 };
-        let mut bytes = [0; KEY_BYTES];
-        bytes[..16].copy_from_slice(&octets(self.client.ip()));
-        bytes[16..32].copy_from_slice(&octets(self.local));
-        bytes[32..36].copy_from_slice(&self.listener.to_le_bytes());
-        bytes[36..40].copy_from_slice(&scope.to_le_bytes());
-        bytes[40..].copy_from_slice(&self.client.port().to_le_bytes());
+        let mut bytes = ArrayVec::new();
+        bytes.extend(octets(self.client.ip()));
+        bytes.extend(octets(self.local));
+        bytes.extend(self.listener.to_le_bytes());
+        bytes.extend(scope.to_le_bytes());
+        bytes.extend(self.client.port().to_le_bytes());
+        for told in self.told.into_iter().flat_map(|(source, asked)| [source, asked]) {
+            bytes.extend(octets(told.ip()));
+            bytes.extend(told.port().to_le_bytes());
+        }
         bytes
     }
 }
@@ -102,6 +116,10 @@ mod tests {
         assert!(key("10.0.0.1:5", Some(("255.255.255.255", 4)), "::").local.is_unspecified());
     }
 
+    fn told(source: &str, asked: &str) -> Option<(SocketAddr, SocketAddr)> {
+        Some((source.parse().unwrap(), asked.parse().unwrap()))
+    }
+
     #[test]
     fn every_part_of_a_key_is_hashed() {
         let one = key("10.0.0.1:5", Some(("10.0.0.9", 2)), "::");
@@ -110,6 +128,11 @@ mod tests {
             key("10.0.0.1:6", Some(("10.0.0.9", 2)), "::"),
             key("10.0.0.1:5", Some(("10.0.0.8", 2)), "::"),
             Key { listener: 4, ..one },
+            Key { told: told("192.0.2.7:1", "192.0.2.8:2"), ..one },
+            Key { told: told("192.0.2.9:1", "192.0.2.8:2"), ..one },
+            Key { told: told("192.0.2.7:3", "192.0.2.8:2"), ..one },
+            Key { told: told("192.0.2.7:1", "192.0.2.9:2"), ..one },
+            Key { told: told("192.0.2.7:1", "192.0.2.8:3"), ..one },
             key("[fe80::1%4]:5", Some(("fe80::9", 4)), "::"),
             key("[fe80::1%5]:5", Some(("fe80::9", 5)), "::"),
         ];

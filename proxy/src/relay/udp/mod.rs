@@ -8,6 +8,7 @@ mod chosen;
 mod fault;
 mod flows;
 mod forward;
+mod header;
 mod hold;
 mod key;
 mod run;
@@ -23,11 +24,12 @@ use chosen::Chosen;
 use fault::Fault;
 use flows::Flows;
 pub use flows::{is_indexed, migrate};
-use forward::{Way, forward};
+use forward::{Load, Way, forward};
 use hold::Held;
 use key::Key;
 
 use crate::{
+    config::Listener,
     fault::{self as faults, Point},
     relay::{
         Lane,
@@ -57,6 +59,8 @@ pub struct Udp {
     // Made when the first datagram comes: a worker without UDP pays nothing for it.
     inbox: Option<Inbox>,
     keys: Vec<Option<Key>>,
+    /// Bytes of each message's PROXY header; empty where none has one.
+    headers: Vec<usize>,
 }
 
 impl Udp {
@@ -161,11 +165,9 @@ impl Udp {
 
     /// Sends the inbox to the servers, flow by flow, and answers how many bytes it held.
     fn send_up(&mut self, lane: &Lane, listener: u32, counters: &ListenerCounters, now_ms: u32) -> usize {
-        let Some(inbox) = &self.inbox else { return 0 };
         let Some(settings) = lane.config.listeners.get(listener as usize) else { return 0 };
-        let bound = settings.address.address.ip();
-        self.keys.clear();
-        self.keys.extend(inbox.messages().iter().map(|message| Key::of(listener, bound, message)));
+        self.read_keys(settings, listener, counters);
+        let Some(inbox) = &self.inbox else { return 0 };
         let mut left = Chosen::first(self.keys.len());
         while let Some(first) = left.iter().next() {
             let key = self.keys[first];
@@ -179,7 +181,9 @@ impl Udp {
                     continue;
                 }
             };
-            let sent = forward(inbox, of_flow, &Way { socket: flow.fd, client: None }, counters);
+            let prefix = header::prefix(lane, settings, &key);
+            let load = Load { inbox, messages: of_flow, headers: &self.headers, prefix: &prefix };
+            let sent = forward(&load, &Way { socket: flow.fd, client: None }, counters);
             faults::point(Point::UdpSent);
             if !flow.is_own() {
                 counters.foreign_datagrams.add(sent.datagrams);
@@ -194,8 +198,31 @@ impl Udp {
         }
         let bytes = inbox.messages().iter().map(|message| message.len).sum::<usize>();
         counters.datagrams_received.add(datagrams(inbox, Chosen::first(self.keys.len())));
-        counters.received_bytes.add(bytes as u64);
+        counters.received_bytes.add((bytes - self.headers.iter().sum::<usize>()) as u64);
         bytes
+    }
+
+    /// Finds out what each message of the inbox belongs to. What has to begin with a PROXY header and does not
+    /// belongs to nothing.
+    fn read_keys(&mut self, settings: &Listener, listener: u32, counters: &ListenerCounters) {
+        let Some(inbox) = &self.inbox else { return };
+        let (bound, accepts) = (settings.address.address.ip(), settings.rules.accept_proxy.as_ref());
+        self.keys.clear();
+        self.headers.clear();
+        for (index, message) in inbox.messages().iter().enumerate() {
+            let mut key = Key::of(listener, bound, message);
+            if let (Some(of), Some(_)) = (&mut key, accepts) {
+                let header = header::open(accepts, of, message, inbox.bytes(index));
+                self.headers.push(header.unwrap_or(0));
+                if header.is_none() {
+                    counters.dropped(DropReason::Header, message.datagrams());
+                    key = None;
+                }
+            } else if accepts.is_some() {
+                self.headers.push(0);
+            }
+            self.keys.push(key);
+        }
     }
 
     /// Sends the inbox to a flow's client, and answers how many bytes it held.
@@ -208,7 +235,8 @@ impl Udp {
         now_ms: u32,
     ) -> usize {
         let Some(inbox) = &self.inbox else { return 0 };
-        let sent = forward(inbox, Chosen::first(inbox.messages().len()), way, counters);
+        let messages = Chosen::first(inbox.messages().len());
+        let sent = forward(&Load { inbox, messages, headers: &[], prefix: &[] }, way, counters);
         counters.datagrams_sent.add(sent.datagrams);
         counters.sent_bytes.add(sent.bytes);
         flow.note(lane, Direction::Down, &sent, now_ms);

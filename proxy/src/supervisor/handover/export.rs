@@ -43,7 +43,7 @@ fn connection(table: &Table, client: Fd, record: &Record, fds: &mut Descriptors)
 }
 
 fn flow(table: &Table, fd: Fd, record: &Record, fds: &mut Descriptors) -> Option<Image> {
-    Some(Image::of_udp(record, table.udp_facts(fd)?, fd, fds))
+    Some(Image::of_udp(record, table.udp_facts(fd)?, table.told(fd), fd, fds))
 }
 
 /// What a record names and is not its own (a wild write) is not handed over with it.
@@ -56,9 +56,6 @@ fn parts(table: &Table, client: Fd, record: &Record) -> Parts {
         Holder::Pipe(pipe) => Some(pipe).filter(|pipe| is_own(pipe, Part::Pipe(direction), Kind::Pipe)),
         Holder::None => None,
     };
-    Parts {
-        client,
-        upstream: record.upstream().filter(|upstream| is_own(upstream, Part::Upstream, Kind::Upstream)),
-        pipes: Direction::BOTH.map(pipe),
-    }
+    let upstream = record.upstream().filter(|upstream| is_own(upstream, Part::Upstream, Kind::Upstream));
+    Parts { client, upstream, pipes: Direction::BOTH.map(pipe), told: table.told(client) }
 }

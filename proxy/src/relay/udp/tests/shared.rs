@@ -195,7 +195,7 @@ fn two_workers_that_begin_one_flow_at_once_have_one() {
                 let mut flows = Flows::default();
                 let begin = |port| {
                     let client = SocketAddr::from(([10, 0, 0, 1], port));
-                    let key = Key { listener: 0, client, local: [127, 0, 0, 1].into() };
+                    let key = Key { listener: 0, client, local: [127, 0, 0, 1].into(), told: None };
                     barrier.wait();
                     let held = flows.find_or_begin(&lane, key, 0).map(|held| (held.fd, held.is_own()));
                     barrier.wait();
