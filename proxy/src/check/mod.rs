@@ -4,6 +4,7 @@ mod finding;
 pub mod machine;
 pub mod place;
 pub mod port;
+pub mod rules;
 mod upstream;
 
 use std::{
@@ -31,6 +32,7 @@ pub fn run(args: &RunArgs) -> ExitCode {
 fn everything(args: &RunArgs, config: &Config) -> Vec<Finding> {
     let mut findings = vec![settings(args, config)];
     findings.extend(upstream::unused(config));
+    findings.extend(rules::ignored(config));
     findings.extend([machine::user(config), machine::kernel()]);
     findings.extend([machine::descriptors(config), place::control_socket(&config.control)]);
     findings.extend(port::all(config));

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::{
-    check::{Level, machine, port},
+    check::{Level, machine, port, rules},
     config::{Config, Listener},
     limits::{Limits, MAX_DESCRIPTORS},
     log::KernelLog,
@@ -82,6 +82,7 @@ pub fn open(mut config: Config, inherited: Option<&Inherited>) -> Result<Setup> 
         bail!("{finding}");
     }
     let config: &'static Config = Box::leak(Box::new(config));
+    rules::ignored(config).iter().for_each(|finding| tracing::warn!("{finding}"));
 
     let control_socket = match inherited.and_then(|inherited| inherited.control_socket(config)) {
         Some(socket) => socket,

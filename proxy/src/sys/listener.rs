@@ -114,3 +114,46 @@ fn set_receive_buffer(socket: Fd, bytes: i32) -> io::Result<()> {
     set_int(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes)
         .or_else(|_| set_int(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::socket::accept;
+    use std::{net::TcpStream, time::Duration};
+
+    #[test]
+    fn accepted_sockets_have_what_was_said_last() {
+        let (address, mut flow) = (
+            "127.0.0.1:0".parse().unwrap(),
+            FlowOptions {
+                keepalive: Duration::from_secs(20),
+                user_timeout: Some(Duration::from_millis(1500)),
+                pacing: Some(1_000_000),
+            },
+        );
+        let options = ListenOptions { v6_only: false, backlog: 4, receive_buffer: 0, flow };
+        let listener = make(Protocol::Tcp, address).unwrap();
+        bind(listener, Protocol::Tcp, address, options).unwrap();
+        listen(listener, 4).unwrap();
+        let at = crate::sys::socket::local_address(listener).unwrap();
+        let options_of_next = || {
+            let _client = TcpStream::connect(at).unwrap();
+            let socket = loop {
+                match accept(listener) {
+                    Ok((socket, _)) => break socket,
+                    Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+                }
+            };
+            let tcp = |option| get_int(socket, libc::IPPROTO_TCP, option).unwrap();
+            let pacing = get_int(socket, libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE).unwrap();
+            let options = (tcp(libc::TCP_KEEPIDLE), tcp(libc::TCP_USER_TIMEOUT), pacing);
+            close(socket);
+            options
+        };
+        assert_eq!(options_of_next(), (20, 1500, 1_000_000));
+        (flow.user_timeout, flow.pacing) = (None, None);
+        prepare(listener, flow).unwrap();
+        assert_eq!(options_of_next(), (20, 0, -1), "the kernel's own, and none");
+        close(listener);
+    }
+}
