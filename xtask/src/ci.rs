@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 
-use crate::{build_ebpf, shell, test};
+use crate::{build_ebpf, docs, shell, test};
 
 /// Runs every check in turn; the first failure ends it.
 pub fn run() -> Result<()> {
@@ -13,10 +13,11 @@ pub fn run() -> Result<()> {
     test::run(&[])
 }
 
-/// Format, lints, licences.
+/// Format, lints, generated documents, licences.
 pub fn lint() -> Result<()> {
     format()?;
     clippy()?;
+    docs::run(true)?;
     licences()
 }
 

@@ -3,6 +3,7 @@
 mod build_ebpf;
 mod ci;
 mod demo;
+mod docs;
 mod gap;
 mod man;
 mod package;
@@ -90,6 +91,12 @@ enum Verb {
         /// Where to, by default target/man
         directory: Option<PathBuf>,
     },
+    /// Write the reference of the settings and their JSON schema to docs/, from the code
+    Docs {
+        /// Only prove that the committed ones are what the code says
+        #[arg(long)]
+        check: bool,
+    },
     /// Make a Debian package and a tarball of the release build
     Package,
     /// Compile the kernel program to proxy-ebpf/prebuilt (needs a BPF toolchain)
@@ -98,7 +105,7 @@ enum Verb {
         #[arg(long)]
         check: bool,
     },
-    /// Format, clippy, licences
+    /// Format, clippy, generated documents, licences
     Lint,
     /// Everything that must pass before a merge: format, lints, licences, kernel program, tests
     Ci,
@@ -123,6 +130,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Gap { connections, active, kills } => gap::run(connections, active, kills),
         Verb::Reloads { minutes, count } => reloads::run(minutes, count),
         Verb::Man { directory } => man::run(directory),
+        Verb::Docs { check } => docs::run(check),
         Verb::Package => package::run(),
         Verb::BuildEbpf { check } => build_ebpf::run(check),
         Verb::Lint => ci::lint(),

@@ -6,18 +6,17 @@ use super::{
     table::{Kind, Table},
 };
 
-/// Every table, the whole file first.
+/// Every table, the whole file first, then each before those that stand in it.
 pub fn tables() -> Vec<&'static Table> {
-    let mut tables = vec![Settings::TABLE];
-    let mut next = 0;
-    while let Some(table) = tables.get(next).copied() {
-        tables.extend(table.settings.iter().filter_map(|setting| match setting.kind {
-            Kind::Table(table) | Kind::Tables(table) => Some(table),
-            _ => None,
-        }));
-        next += 1;
-    }
-    tables
+    within(Settings::TABLE)
+}
+
+fn within(table: &'static Table) -> Vec<&'static Table> {
+    let below = table.settings.iter().filter_map(|setting| match setting.kind {
+        Kind::Table(table) | Kind::Tables(table) => Some(within(table)),
+        _ => None,
+    });
+    std::iter::once(table).chain(below.flatten()).collect()
 }
 
 /// So many keys can be told in a message.

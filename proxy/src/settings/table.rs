@@ -152,8 +152,18 @@ impl Setting {
             (Range::Times(from, to), Size::Time(time)) => (from..=to).contains(&time),
             _ => true,
         };
-        let error = || given.bad("out of range", format!("{} are possible", self.range.words()));
+        let error = || given.bad("out of range", format!("{} are possible", self.bounds()));
         is_in.then_some(()).ok_or_else(error)
+    }
+
+    /// The ends of its range, in words.
+    pub fn bounds(&self) -> String {
+        match (self.kind, self.range) {
+            (Kind::Bandwidth, Range::Numbers(from, to)) => {
+                format!("{}KiB/s to {}GiB/s", from >> 10, to >> 30)
+            }
+            (_, range) => range.words(),
+        }
     }
 
     /// What it looks like in a file, in one line.
@@ -167,7 +177,7 @@ impl Setting {
 
 impl Range {
     /// FROM to TO.
-    pub fn words(self) -> String {
+    fn words(self) -> String {
         const MOST: u64 = u32::MAX as u64;
         match self {
             Self::Any => String::new(),

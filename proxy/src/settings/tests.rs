@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{fs, path::Path, time::Duration};
 
 use clap::Parser as _;
 
@@ -75,7 +75,7 @@ fn upstreams_keep_their_order_and_their_servers() {
 #[test]
 fn flags_win_over_the_file() {
     let path = std::env::temp_dir().join(format!("proxy-settings-{}.toml", std::process::id()));
-    std::fs::write(&path, GOOD).unwrap();
+    fs::write(&path, GOOD).unwrap();
     let words = ["proxy", "run", "--lease", "300ms", "--control", "/run/x", "--config"];
     let cli = Cli::try_parse_from(words.iter().map(AsRef::as_ref).chain([path.as_os_str()])).unwrap();
     let Verb::Run(args) = cli.verb else { panic!("run is run") };
@@ -83,9 +83,9 @@ fn flags_win_over_the_file() {
     assert_eq!((config.lease, config.control), (Duration::from_millis(300), "/run/x".into()));
     assert_eq!((config.listeners.len(), config.user.unwrap().uid), (3, 0));
 
-    std::fs::write(&path, vec![b' '; (1 << 20) + 1]).unwrap();
+    fs::write(&path, vec![b' '; (1 << 20) + 1]).unwrap();
     assert!(Config::from_args(&args).unwrap_err().to_string().contains("more than 1 MiB"));
-    std::fs::remove_file(&path).unwrap();
+    fs::remove_file(&path).unwrap();
     let error = Config::from_args(&args).unwrap_err().to_string();
     assert!(
         error.starts_with(&format!("--config {}: cannot be read (No such file", path.display())),
@@ -99,6 +99,31 @@ fn file_and_addresses_exclude_each_other() {
         let error = Cli::try_parse_from(["proxy", "run"].iter().chain(&words)).unwrap_err().to_string();
         assert!(error.contains("--config") && error.contains("cannot be used with"), "{error}");
     }
+}
+
+#[test]
+fn example_has_defaults_when_all_is_switched_on() {
+    let text = switched_on();
+    let on = config(&text).unwrap();
+    let servers: usize = on.upstreams.iter().map(|upstream| upstream.servers.len()).sum();
+    assert_eq!((on.listeners.len(), on.upstreams.len(), servers), (3, 2, 3));
+    let from = text.find("\n[defaults]").unwrap();
+    let off = config(&text[..from]).unwrap();
+    // Of these it says that they have no default, or one of the machine.
+    let same = Config { workers: off.workers, metrics: off.metrics, ..on };
+    assert_eq!(format!("{same:?}"), format!("{off:?}"));
+}
+
+#[test]
+fn examples_are_fine() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/examples");
+    let mut listeners = 0;
+    for file in fs::read_dir(directory).unwrap() {
+        let path = file.unwrap().path();
+        let config = config(&fs::read_to_string(&path).unwrap());
+        listeners += config.unwrap_or_else(|error| panic!("{}: {error}", path.display())).listeners.len();
+    }
+    assert_eq!(listeners, 13);
 }
 
 #[test]

@@ -1,22 +1,31 @@
 //! The reference of all settings, made from what declares them: `docs/settings.md`.
 
 use super::{
-    known,
-    table::{Fallback, Kind, Range, Setting, Table},
+    super::{
+        known,
+        table::{Fallback, Kind, Range, Setting, Table},
+    },
+    paragraph,
 };
 
-const HEAD: &str = "\
-# Settings
+const HEAD: &str = r##"# Settings
 
-Every setting of the settings file (`proxy run --config FILE`), by its table. This page is made from the code by
-`cargo xtask docs`; do not edit it. The file is TOML. An unknown setting is an error, and so is a value that cannot
-be. Durations carry a unit, such as `\"100ms\"`, `\"5s\"` or `\"1m30s\"`.
-";
+Every setting of the settings file (`proxy run --config FILE`), by its table. `cargo xtask docs` makes this page from
+the code. [examples](examples) has files for common cases, and `proxy check --config FILE` says what a file comes to.
 
-/// All that is generated: the name of each file in `docs/`, and what is in it.
-pub fn all() -> [(&'static str, String); 1] {
-    [("settings.md", reference())]
-}
+The file is TOML. What is not known, or cannot be, is an error, with its line and column. Durations carry a unit, such
+as `"100ms"`, `"5s"` or `"1m30s"`. A table that stands in another one, such as `[upstream.NAME.health]`, may be written
+as a value too: `health = { check = "tcp" }`.
+
+Editors that know TOML (Even Better TOML, taplo) check a file while it is written, and explain it, if it begins with
+
+```toml
+#:schema settings.schema.json
+```
+
+where that is the path or address of [settings.schema.json](settings.schema.json); the package has it in
+`/usr/share/doc/proxy/`.
+"##;
 
 /// The reference, in Markdown.
 pub fn reference() -> String {
@@ -47,7 +56,7 @@ fn value(setting: &Setting) -> String {
     let kind = kind(&setting.kind);
     match setting.range {
         Range::Any => kind,
-        range => format!("{kind}, {}", range.words()),
+        _ => format!("{kind}, {}", setting.bounds()),
     }
 }
 
@@ -80,9 +89,4 @@ fn fallback(setting: &Setting) -> String {
         Fallback::Words(words) => words.into(),
         Fallback::Nothing => "–".into(),
     }
-}
-
-/// Lines of a comment as one.
-fn paragraph(lines: &str) -> String {
-    lines.split_whitespace().collect::<Vec<_>>().join(" ")
 }
