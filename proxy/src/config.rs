@@ -6,9 +6,17 @@ mod options;
 pub mod rules;
 #[cfg(test)]
 mod tests;
+mod unix;
 mod upstreams;
 
-use std::{fmt, net::SocketAddr, ops::Range, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::SocketAddr,
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{
     cli::{LogFormat, RunArgs},
@@ -23,14 +31,31 @@ pub use upstreams::{MAX_SERVERS, Place, SPARE_SLOTS, ServerSettings};
 /// A listener's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ListenAddress {
-    /// TCP or UDP.
+    /// TCP or UDP. Of a unix socket, TCP: what comes by it are connections.
     pub protocol: Protocol,
-    /// Where.
+    /// Where. Of a unix socket, what stands for it.
     pub address: SocketAddr,
+    /// The path of a unix socket.
+    pub path: Option<&'static Path>,
+}
+
+impl ListenAddress {
+    /// An IP address.
+    pub fn internet(protocol: Protocol, address: SocketAddr) -> Self {
+        Self { protocol, address, path: None }
+    }
+
+    /// A unix socket's.
+    pub fn unix(path: &'static Path) -> Self {
+        Self { protocol: Protocol::Tcp, address: unix::stand_in(path), path: Some(path) }
+    }
 }
 
 impl fmt::Display for ListenAddress {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(path) = self.path {
+            return write!(formatter, "{}{}", unix::SCHEME, path.display());
+        }
         let scheme = match self.protocol {
             Protocol::Tcp => "tcp",
             Protocol::Udp => "udp",

@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
 };
 
-use super::Finding;
+use super::{Finding, place};
 use crate::{
     config::{Config, ListenAddress, Listener},
     procfs,
@@ -19,8 +19,11 @@ use crate::{
 /// All addresses that `run` would bind.
 pub fn all(config: &Config) -> Vec<Finding> {
     let listeners = config.listeners.iter().map(|listener| {
-        let ListenAddress { protocol, address } = listener.address;
+        let ListenAddress { protocol, address, path } = listener.address;
         let what = format!("listener {}: {}", listener.name, listener.address);
+        if let Some(path) = path {
+            return place::listener(what, path);
+        }
         judge(what, protocol, address, probe(listener))
     });
     // The metrics address is bound by std, with the options that it sets.
@@ -31,7 +34,7 @@ pub fn all(config: &Config) -> Vec<Finding> {
 }
 
 fn probe(listener: &Listener) -> io::Result<()> {
-    let ListenAddress { protocol, address } = listener.address;
+    let ListenAddress { protocol, address, .. } = listener.address;
     let options = ListenOptions {
         v6_only: listener.v6_only,
         backlog: 1,

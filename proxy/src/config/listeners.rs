@@ -10,6 +10,7 @@ use proxy_common::abi::DEFAULT_MAX_LISTENERS;
 use super::{
     ListenAddress, Listener,
     rules::{self, ListenerRules},
+    unix,
 };
 use crate::{
     settings::{ConfigError, Given, Settings, UpstreamSettings, bad, nearest},
@@ -52,18 +53,15 @@ struct Template<'a> {
     rules: &'a Arc<ListenerRules>,
 }
 
-/// Adds a listener for each port of a URL.
+/// Adds a listener for each address of a URL.
 fn add(url: &Given<String>, common: Template<'_>, listeners: &mut Vec<Listener>) -> Result<(), ConfigError> {
-    let (first, last_port) = listen_addresses(url)?;
-    let ports = first.address.port()..=last_port;
-    let count = listeners.len() + ports.len();
+    let addresses = listen_addresses(url)?;
+    let count = listeners.len() + addresses.len();
     if count > DEFAULT_MAX_LISTENERS as usize {
         let problem = format!("with this there are {count} addresses to listen on");
         return Err(url.bad(problem, format!("at most {DEFAULT_MAX_LISTENERS} are possible")));
     }
-    for port in ports {
-        let address = SocketAddr::new(first.address.ip(), port);
-        let address = ListenAddress { protocol: first.protocol, address };
+    for address in addresses {
         check_free(url, address, listeners)?;
         listeners.push(Listener {
             name: common.name.to_owned(),
@@ -134,15 +132,21 @@ fn overlap(one: &ListenAddress, other: &ListenAddress) -> bool {
     is_same_family && a.port() == b.port() && (a == b || has_wildcard)
 }
 
-/// The first address of a URL, and the last port.
-fn listen_addresses(url: &Given<String>) -> Result<(ListenAddress, u16), ConfigError> {
-    let wrong = |problem: String| url.bad(problem, "it looks like tcp://0.0.0.0:5432 or udp://[::]:53");
+/// The addresses of a URL, one for each port.
+fn listen_addresses(url: &Given<String>) -> Result<Vec<ListenAddress>, ConfigError> {
+    let wrong = |problem: String| {
+        url.bad(problem, "it looks like tcp://0.0.0.0:5432, udp://[::]:53 or unix:///run/app.sock")
+    };
+    if let Some(path) = url.value.strip_prefix(unix::SCHEME) {
+        // For the life of the process, as the settings are.
+        let path = unix::path(url, path)?.into_boxed_path();
+        return Ok(vec![ListenAddress::unix(Box::leak(path))]);
+    }
     let (scheme, rest) =
         url.value.split_once("://").ok_or_else(|| wrong("no tcp:// or udp:// before it".into()))?;
     let protocol = match scheme {
         "tcp" => Protocol::Tcp,
         "udp" => Protocol::Udp,
-        "unix" => return Err(wrong("unix sockets cannot be listened on yet".into())),
         other => return Err(wrong(format!("{other:?} is neither tcp nor udp"))),
     };
     let (first, last) = match rest.rsplit_once('-') {
@@ -164,18 +168,19 @@ fn listen_addresses(url: &Given<String>) -> Result<(ListenAddress, u16), ConfigE
             return Err(url.bad("is no range of ports", remedy));
         }
     };
-    Ok((ListenAddress { protocol, address }, last))
+    let at = |port| ListenAddress::internet(protocol, SocketAddr::new(address.ip(), port));
+    Ok((address.port()..=last).map(at).collect())
 }
 
 /// An IPv6 wildcard takes no IPv4 traffic where another listener has it.
 fn leave_ipv4_to_others(listeners: &mut [Listener]) {
     let with_ipv4 = |listener: &Listener| {
-        let ListenAddress { protocol, address } = listener.address;
+        let ListenAddress { protocol, address, .. } = listener.address;
         address.is_ipv4().then_some((protocol, address.port()))
     };
     let taken: Vec<(Protocol, u16)> = listeners.iter().filter_map(with_ipv4).collect();
     for listener in listeners {
-        let ListenAddress { protocol, address } = listener.address;
+        let ListenAddress { protocol, address, .. } = listener.address;
         listener.v6_only = taken.contains(&(protocol, address.port()));
     }
 }

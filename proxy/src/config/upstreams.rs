@@ -1,17 +1,11 @@
 //! Upstreams and their servers, checked.
 
-use std::{
-    hash::Hasher as _,
-    net::{Ipv6Addr, SocketAddr},
-    path::{Path, PathBuf},
-};
+use std::{net::SocketAddr, path::PathBuf};
 
-use siphasher::sip::SipHasher24;
-
-use super::{Listener, Upstream, listeners::check_name, options::value, rules};
+use super::{Listener, Upstream, listeners::check_name, options::value, rules, unix};
 use crate::{
     settings::{ConfigError, Given, ServerGiven, Settings, UpstreamSettings},
-    sys::{address::MAX_PATH, socket::Protocol},
+    sys::socket::Protocol,
     table::{Identity, Origin},
 };
 
@@ -19,8 +13,6 @@ use crate::{
 pub const MAX_SERVERS: usize = 1024;
 /// Addresses that a name may have at once.
 const ADDRESSES_OF_A_NAME: usize = 16;
-/// What a server at a unix socket begins with.
-const UNIX: &str = "unix://";
 /// Servers that may be added to an upstream while the proxy runs, or that it had before.
 pub const SPARE_SLOTS: usize = 16;
 
@@ -58,17 +50,11 @@ pub enum Place {
 }
 
 impl Place {
-    /// What its slot has for its address, if it has one for good. A unix socket's is one that no server can have
-    /// (RFC 6666, and port 0), the same for the same path in every version: flows are handed over by it.
+    /// What its slot has for its address, if it has one for good.
     pub fn slot_address(&self) -> Option<SocketAddr> {
         match self {
             Self::Address(address) => Some(*address),
-            Self::Unix(path) => {
-                let mut hasher = SipHasher24::new();
-                hasher.write(path.as_os_str().as_encoded_bytes());
-                let discarded = 0x0100 << 112;
-                Some((Ipv6Addr::from_bits(discarded | u128::from(hasher.finish())), 0).into())
-            }
+            Self::Unix(path) => Some(unix::stand_in(path)),
             Self::Name { .. } => None,
         }
     }
@@ -77,7 +63,7 @@ impl Place {
 impl ServerSettings {
     /// A server at an address, with everything else as it is when it is not given. (The text tells a unix socket.)
     pub fn at(given: String, address: SocketAddr) -> Self {
-        let path = given.strip_prefix(UNIX).map(PathBuf::from);
+        let path = given.strip_prefix(unix::SCHEME).map(PathBuf::from);
         let place = path.map_or(Place::Address(address), Place::Unix);
         Self { given, place, weight: 1, is_backup: false, max_connections: None, is_retired: false }
     }
@@ -195,8 +181,8 @@ fn not_ourselves(
 fn place(given: &Given<String>) -> Result<Place, ConfigError> {
     const LOOKS: &str = "it looks like 10.0.0.1:5432 or db.example:5432";
     let text = &given.value;
-    if let Some(path) = text.strip_prefix(UNIX) {
-        return unix_path(given, path).map(Place::Unix);
+    if let Some(path) = text.strip_prefix(unix::SCHEME) {
+        return unix::path(given, path).map(Place::Unix);
     }
     if text.contains("://") {
         let remedy =
@@ -214,17 +200,6 @@ fn place(given: &Given<String>) -> Result<Place, ConfigError> {
         return Err(given.bad(format!("{host:?} is neither an IP address nor a host name"), LOOKS));
     }
     Ok(Place::Name { host: host.to_ascii_lowercase(), port })
-}
-
-/// An absolute path that the kernel takes.
-fn unix_path(given: &Given<String>, path: &str) -> Result<PathBuf, ConfigError> {
-    let wrong = |problem: &str| Err(given.bad(problem, "it looks like unix:///run/app.sock"));
-    match path {
-        _ if !path.starts_with('/') => wrong("is no absolute path"),
-        _ if path.contains('\0') => wrong("has a zero in its path"),
-        _ if path.len() > MAX_PATH => wrong(&format!("has a path of more than {MAX_PATH} bytes")),
-        _ => Ok(Path::new(path).into()),
-    }
 }
 
 /// Labels of letters, digits, hyphens and underscores, at most 63 bytes each and 253 together (RFC 1035, RFC 2181).

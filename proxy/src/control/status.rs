@@ -282,7 +282,7 @@ fn listener(view: &View<'_>, number: usize, listener: &Listener) -> ListenerStat
         address: listener.address.to_string(),
         upstream: upstream.map(|upstream| upstream.name.clone()).unwrap_or_default(),
         retired: listener.is_retired,
-        accept_queue_length: is_tcp.then(|| view.accept_queue(number)),
+        accept_queue_length: (is_tcp && listener.address.path.is_none()).then(|| view.accept_queue(number)),
         receive_queue_bytes: (!is_tcp).then(|| view.receive_queue(number).0),
         open: view.sum_listener(number, |counters| counters.open.get()),
         total: view.sum_listener(number, |counters| counters.accepted.get()),

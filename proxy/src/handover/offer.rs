@@ -42,8 +42,11 @@ pub struct OfferedListener {
     pub name: String,
     /// Whether it is UDP, else TCP.
     pub is_udp: bool,
-    /// Where it is.
+    /// Where it is. Of a unix socket, what stands for it.
     pub address: SocketAddr,
+    /// The path of a unix socket.
+    #[serde(default)]
+    pub path: Option<PathBuf>,
     /// The name of its upstream.
     pub upstream: String,
     /// Whether a wildcard leaves IPv4 to another listener.
@@ -233,6 +236,7 @@ mod tests {
             name: "db".into(),
             is_udp,
             address: "0.0.0.0:1".parse().unwrap(),
+            path: Some("/run/a.sock".into()),
             upstream: "default".into(),
             v6_only: false,
             sockets,

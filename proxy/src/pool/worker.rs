@@ -3,10 +3,23 @@
 
 use std::{io, sync::atomic::Ordering::Relaxed};
 
+use proxy_common::steer;
+
 use crate::{
-    relay::{Lane, Leases, pipes::Pipes, tcp::Tcp, token::Token, udp::Udp},
+    relay::{
+        Lane, Leases,
+        pipes::Pipes,
+        tcp::{Tcp, shared},
+        token::Token,
+        udp::Udp,
+    },
     steering::LivenessMap,
-    sys::{Fd, bell, epoll::EventBuffer, socket::Protocol, time},
+    sys::{
+        Fd, bell,
+        epoll::{self, EventBuffer},
+        socket::Protocol,
+        time,
+    },
     table::{EVENT_BUFFERS, Kind},
 };
 
@@ -112,6 +125,10 @@ impl Worker {
             return;
         };
         match settings.address.protocol {
+            Protocol::Tcp if settings.address.path.is_some() && !shared::is_turn(lane) => {
+                let sets = self.beside.iter().chain([&lane.set]);
+                sets.for_each(|set| epoll::remove(*set, lane.sockets[slot as usize]));
+            }
             Protocol::Tcp => self.tcp.on_listener(lane, slot, listener, now_ms),
             Protocol::Udp => self.udp.on_listener(lane, lane.sockets[slot as usize], listener, now_ms),
         }
@@ -199,5 +216,10 @@ impl Worker {
 impl Leases for LivenessMap {
     fn is_live(&self, seat: u32, worker: u32) -> bool {
         self.deadline(seat, worker) > time::monotonic_ns()
+    }
+
+    fn is_chosen(&self, seat: u32) -> bool {
+        // Nobody is live: whoever asks is running, and takes it.
+        steer::choose(&self.snapshot(), time::monotonic_ns(), 0, seat).seat == seat
     }
 }

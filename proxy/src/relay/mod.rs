@@ -11,6 +11,8 @@ pub mod tcp;
 pub mod token;
 pub mod udp;
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use crate::{
     config::Config,
     limits::Limits,
@@ -29,6 +31,9 @@ pub fn millis(duration: Duration) -> u32 {
 pub trait Leases: Sync {
     /// Whether the lease of this seat's worker goes on, now.
     fn is_live(&self, seat: u32, worker: u32) -> bool;
+
+    /// Whether new traffic goes to this seat, now.
+    fn is_chosen(&self, seat: u32) -> bool;
 }
 
 /// What everything that one worker relays shares. It owns no descriptor.
@@ -112,6 +117,11 @@ impl Lane {
             Some(tag) => tag.close_with(self.epoch, self.worker, || close(fd)),
             None => close(fd),
         }
+    }
+
+    /// Whether this proxy takes what is new: a successor waits until it has taken over.
+    pub fn is_serving(&self) -> bool {
+        self.table.supervisor().serving.load(Relaxed) == 1
     }
 
     /// Connections open in both pools.

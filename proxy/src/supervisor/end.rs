@@ -4,7 +4,7 @@ use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use proxy_common::lease::{PRIMARY, STANDBY};
 
-use super::{Supervisor, drain, sweep};
+use super::{Supervisor, drain, paths::Place, sweep};
 use crate::sys::{
     process::{self, Child},
     time,
@@ -29,6 +29,7 @@ impl Supervisor {
         epochs.for_each(|epoch| _ = sweep::cut(&self.setup.table, *epoch));
         self.control.child().copied().map(put_down);
         self.setup.control_socket.remove();
+        self.setup.sockets.paths.iter().for_each(Place::remove);
         self.leave_to_manager();
         tracing::info!(connections_cut = cut.0, flows_cut = cut.1, "ended");
     }

@@ -217,7 +217,11 @@ fn overlaps(new: &Listener, offered: &OfferedListener) -> bool {
 
 fn address(offered: &OfferedListener) -> ListenAddress {
     let protocol = if offered.is_udp { Protocol::Udp } else { Protocol::Tcp };
-    ListenAddress { protocol, address: offered.address }
+    match &offered.path {
+        // For the life of the process, as the settings are.
+        Some(path) => ListenAddress::unix(Box::leak(path.clone().into_boxed_path())),
+        None => ListenAddress::internet(protocol, offered.address),
+    }
 }
 
 /// A connection that has no server yet still gets one, if there is such an upstream.
@@ -253,7 +257,7 @@ mod tests {
         for (new, old, v6_only, expected) in cases {
             let (scheme, new_address) = new.split_once("://").unwrap();
             let protocol = if scheme == "udp" { Protocol::Udp } else { Protocol::Tcp };
-            let address = ListenAddress { protocol, address: new_address.parse().unwrap() };
+            let address = ListenAddress::internet(protocol, new_address.parse().unwrap());
             let new = Listener {
                 name: "a".into(),
                 address,
@@ -268,6 +272,7 @@ mod tests {
                 is_udp: false,
                 address: old.parse().unwrap(),
                 upstream: "u".into(),
+                path: None,
                 v6_only,
                 sockets: 4,
                 open: 0,

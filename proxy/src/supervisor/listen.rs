@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 use proxy_common::{lease::SEATS, slot};
 
+use super::paths::{self, Place};
 use crate::{
     check::port,
     config::{Config, ListenAddress, Listener},
@@ -43,6 +44,8 @@ pub struct Sockets {
     /// Slots whose sockets join a group that another supervisor serves yet, or begin one: nothing comes to them
     /// before [`Self::join_rest`].
     pub apart: &'static [u32],
+    /// Paths of listeners at unix sockets. The first slot of each has its socket, the others none.
+    pub paths: &'static [Place],
     workers: u32,
 }
 
@@ -53,11 +56,26 @@ impl Sockets {
     /// # Errors
     /// The first listener that cannot be, with the reason and what to do.
     pub fn open(config: &Config, inherited: impl Fn(&Listener) -> Vec<Fd>, is_apart: bool) -> Result<Self> {
-        let (mut all, mut apart, mut surplus) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut all, mut apart, mut surplus, mut paths) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let stand_in = Fd::keep(File::open("/dev/null").context("cannot open /dev/null")?);
         let per_listener = slot::count(1, config.workers) as usize;
         for (number, listener) in (0..).zip(&config.listeners) {
             let mut given = inherited(listener);
+            if let Some(path) = listener.address.path {
+                let first = all.len();
+                let socket = match given.first() {
+                    Some(socket) => *socket,
+                    None if listener.is_retired => stand_in,
+                    None => {
+                        apart.push(first as u32);
+                        paths::bind(listener, path)?
+                    }
+                };
+                paths.extend(Place::of(number, path).ok().filter(|_| socket != stand_in));
+                all.push(socket);
+                all.resize(first + per_listener, stand_in);
+                continue;
+            }
             let is_new = given.is_empty();
             let rest = given.split_off(given.len().min(per_listener));
             surplus.extend(rest.into_iter().map(|socket| (number, socket)));
@@ -87,8 +105,8 @@ impl Sockets {
         }
         let (surplus, sockets): (Vec<u32>, Vec<Fd>) = surplus.into_iter().unzip();
         all.extend(sockets);
-        let (all, surplus, apart) = (all.leak(), surplus.leak(), apart.leak());
-        Ok(Self { all, surplus, apart, workers: config.workers })
+        let (all, surplus, apart, paths) = (all.leak(), surplus.leak(), apart.leak(), paths.leak());
+        Ok(Self { all, surplus, apart, paths, workers: config.workers })
     }
 
     /// Lets traffic come to what was apart. To do it again is harmless.
@@ -107,6 +125,13 @@ impl Sockets {
         result
     }
 
+    /// Removes the paths of unix sockets that were apart.
+    pub fn remove_new_paths(&self) {
+        let first_slot = |place: &&Place| place.listener * slot::count(1, self.workers);
+        let new = self.paths.iter().filter(|place| self.apart.contains(&first_slot(place)));
+        new.for_each(Place::remove);
+    }
+
     /// Whether there is a socket in a slot.
     pub fn is_there(&self, slot: u32) -> bool {
         fd::kind(self.all[slot as usize]) == Some(fd::Kind::Socket)
@@ -121,11 +146,13 @@ impl Sockets {
         own.take(per_listener as usize).chain(others.map(move |(index, _)| slots + index))
     }
 
-    /// Slots of one worker.
+    /// Slots of one worker, but for those that it shares with all others.
     pub fn of_worker(&self, seat: u32, worker: u32) -> impl Iterator<Item = u32> + use<> {
-        let (workers, slots) = (self.workers, self.slots());
+        let (workers, slots, paths) = (self.workers, self.slots(), self.paths);
         let lane = seat * workers + worker;
-        let own = (0..slots / slot::count(1, workers)).map(move |at| slot::index(at, seat, worker, workers));
+        let is_own = move |at: &u32| !paths.iter().any(|place| place.listener == *at);
+        let listeners = (0..slots / slot::count(1, workers)).filter(is_own);
+        let own = listeners.map(move |at| slot::index(at, seat, worker, workers));
         let surplus =
             (0..self.surplus.len() as u32).filter(move |index| index % slot::count(1, workers) == lane);
         own.chain(surplus.map(move |index| slots + index))
@@ -138,13 +165,15 @@ impl Sockets {
 }
 
 /// Makes the sockets known to the kernel program, and lets it steer each listener's group. New connections to
-/// a retired TCP listener are refused.
+/// a retired TCP listener are refused; the path of a retired unix socket is removed.
 ///
 /// # Errors
 /// The kernel refuses one of them; all the others are steered.
 pub fn steer(config: &Config, steering: &mut Steering, sockets: &Sockets) -> Result<()> {
+    let is_retired = |place: &&Place| config.listeners[place.listener as usize].is_retired;
+    sockets.paths.iter().filter(is_retired).for_each(Place::remove);
     let mut result = Ok(());
-    for (number, listener) in (0..).zip(&config.listeners) {
+    for (number, listener) in steered(config) {
         let steered = steer_one(config, steering, sockets, (number, listener));
         result = steered.with_context(|| format!("cannot steer {}", listener.address)).and(result);
     }
@@ -199,7 +228,7 @@ fn is_busy(error: &anyhow::Error) -> bool {
 /// The kernel refuses one of them; all the others are free.
 pub fn step_aside(config: &Config, steering: &mut Steering, sockets: &Sockets) -> Result<()> {
     let mut result = Ok(());
-    for listener in 0..config.listeners.len() as u32 {
+    for (listener, _) in steered(config) {
         let any = any(sockets, listener);
         let detached = any.map_or(Ok(()), |any| Ok(Steering::detach(any.borrow())?));
         result = detached.and(remove(config, steering, sockets, listener)).and(result);
@@ -213,8 +242,8 @@ pub fn step_aside(config: &Config, steering: &mut Steering, sockets: &Sockets) -
 /// # Errors
 /// The kernel refuses.
 pub fn refuse_new(config: &Config, steering: &mut Steering, sockets: &Sockets) -> Result<()> {
-    let tcp = (0..).zip(&config.listeners).filter(|(_, listener)| is_tcp(listener));
-    for (listener, _) in tcp {
+    sockets.paths.iter().for_each(Place::remove);
+    for (listener, _) in steered(config).filter(|(_, listener)| is_tcp(listener)) {
         remove(config, steering, sockets, listener)?;
     }
     Ok(())
@@ -238,7 +267,7 @@ pub fn remove(config: &Config, steering: &mut Steering, sockets: &Sockets, liste
 
 /// Sets what the settings say of inherited sockets, too.
 pub fn refresh(config: &Config, sockets: &Sockets) {
-    for (number, listener) in (0..).zip(&config.listeners) {
+    for (number, listener) in steered(config) {
         for slot in sockets.of_listener(number).filter(|slot| sockets.is_there(*slot)) {
             let socket = sockets.all[slot as usize];
             let result = match listener.address.protocol {
@@ -257,6 +286,11 @@ fn joins(listener: &Listener) -> bool {
     listener.rules.accept_proxy.is_none()
 }
 
+/// Listeners whose sockets are in reuseport groups.
+fn steered(config: &Config) -> impl Iterator<Item = (u32, &Listener)> {
+    (0..).zip(&config.listeners).filter(|(_, listener)| listener.address.path.is_none())
+}
+
 fn any(sockets: &Sockets, listener: u32) -> Option<Fd> {
     let slot = sockets.of_listener(listener).find(|slot| sockets.is_there(*slot))?;
     Some(sockets.all[slot as usize])
@@ -272,18 +306,18 @@ fn is_tcp(listener: &Listener) -> bool {
 }
 
 fn probe(listener: &Listener) -> Result<()> {
-    let ListenAddress { protocol, address } = listener.address;
+    let ListenAddress { protocol, address, .. } = listener.address;
     listener::probe_port(protocol, address, options(listener))
         .map_err(|error| explain(listener.address, &error))
 }
 
 fn make(listener: &Listener) -> Result<Fd> {
-    let ListenAddress { protocol, address } = listener.address;
+    let ListenAddress { protocol, address, .. } = listener.address;
     listener::make(protocol, address).map_err(|error| explain(listener.address, &error))
 }
 
 fn bind(listener: &Listener, socket: Fd) -> Result<()> {
-    let ListenAddress { protocol, address } = listener.address;
+    let ListenAddress { protocol, address, .. } = listener.address;
     listener::bind(socket, protocol, address, options(listener))
         .map_err(|error| explain(listener.address, &error))
 }

@@ -16,6 +16,7 @@ mod listen;
 mod names;
 mod notify;
 mod orders;
+mod paths;
 mod plan;
 mod predecessors;
 mod retired;

@@ -50,14 +50,15 @@ fn slots(setup: &Setup, listener: u32) -> impl Iterator<Item = u32> + use<> {
 }
 
 fn is_empty(setup: &Setup, slot: u32) -> bool {
-    socket::accept_queue(setup.sockets.all[slot as usize]).is_ok_and(|waiting| waiting == 0)
+    socket::waiting(setup.sockets.all[slot as usize]) == 0
 }
 
 /// The numbers stay taken, for no flow may get one that workers think a listening socket's. The service manager may
 /// have the sockets still, so nobody is to be told of them, and nothing is to be sent there.
 fn close(setup: &mut Setup, listener: u32) {
     let (config, sockets) = (setup.config, setup.sockets);
-    if let Err(error) = listen::remove(config, &mut setup.steering, &sockets, listener) {
+    let is_steered = config.listeners[listener as usize].address.path.is_none();
+    if is_steered && let Err(error) = listen::remove(config, &mut setup.steering, &sockets, listener) {
         tracing::warn!(%error, "a retired listener stays known to the kernel program");
     }
     let sets = (0..SEATS as u32).flat_map(|seat| setup.table.workers(seat)).map(|block| block.epoll.fd());

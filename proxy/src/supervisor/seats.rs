@@ -217,10 +217,9 @@ pub fn slots(setup: &Setup, seat: u32, worker: u32) -> impl Iterator<Item = u32>
     sockets.of_worker(seat, worker).filter(move |slot| sockets.is_there(*slot))
 }
 
-/// Connections that wait to be accepted, in all queues.
+/// Connections that wait to be accepted, in all queues; of a unix socket 1 for all.
 pub fn waiting(setup: &Setup) -> u64 {
-    let queue = |socket: &Fd| socket::accept_queue(*socket).unwrap_or(0);
-    setup.sockets.all.iter().map(queue).map(u64::from).sum()
+    setup.sockets.all.iter().map(|socket| u64::from(socket::waiting(*socket))).sum()
 }
 
 /// Rings every worker's bell: an order in the supervisor's block has changed.

@@ -105,13 +105,14 @@ fn is_of(listener: &Listener, seen: &Listening) -> bool {
 /// first last. To tell it again is harmless: it keeps a socket once (`service_add_fd_store`, systemd's service.c).
 pub fn errands(setup: &Setup) -> Vec<Errand> {
     let listeners = || (0..).zip(&setup.config.listeners);
-    let retired = listeners().filter(|(_, listener)| listener.is_retired);
+    let retired = listeners().filter(|(_, listener)| listener.is_retired && listener.address.path.is_none());
     let forget = retired.map(|(_, listener)| Errand::Forget { name: name(listener) });
     let sockets = |number| -> Vec<Fd> {
         let slots = setup.sockets.of_listener(number).filter(|slot| setup.sockets.is_there(*slot));
         slots.map(|slot| setup.sockets.all[slot as usize]).collect()
     };
-    let active = listeners().filter(|(_, listener)| !listener.is_retired);
+    // A unix socket without its path is of no use, and that is removed at the end.
+    let active = listeners().filter(|(_, listener)| !listener.is_retired && listener.address.path.is_none());
     let store = active.flat_map(|(number, listener)| {
         let sockets = sockets(number);
         let parts = sockets.chunks(rights::MOST_AT_ONCE).map(<[Fd]>::to_vec);
@@ -169,7 +170,7 @@ mod tests {
     use crate::config::ListenAddress;
 
     fn listener(protocol: Protocol, address: &str, v6_only: bool) -> Listener {
-        let address = ListenAddress { protocol, address: address.parse().unwrap() };
+        let address = ListenAddress::internet(protocol, address.parse().unwrap());
         Listener {
             name: "any".into(),
             address,

@@ -155,6 +155,7 @@ impl Supervisor {
     /// Ends all that has been started. Nothing is ended in good order: it would be the other supervisor's.
     fn withdraw(&self) {
         self.processes().for_each(|child| drop(process::kill(*child)));
+        self.setup.sockets.remove_new_paths();
     }
 
     /// The supervisor died before it had taken over, perhaps: does not come back if it never will.

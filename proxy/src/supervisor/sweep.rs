@@ -6,13 +6,13 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use proxy_common::lease::SEATS;
 
 use crate::{
-    config::Config,
+    config::{Config, Listener},
     fault::{self, Point},
     sys::{
         Fd,
         fd::{self, close},
         socket::{self, Protocol},
-        time,
+        time, unix,
     },
     table::{GATE_LIMIT_MS, Kind, LostReason, Record, State, Table, Tag, TagCell, closed_gate, flag},
 };
@@ -204,6 +204,12 @@ fn is_socket_or_pipe(fd: Fd) -> bool {
 /// The listener that a socket was accepted at, if it is a live connection of one.
 fn listener_of(config: &Config, fd: Fd) -> Option<u32> {
     let state = socket::state(fd).ok()?;
+    if let Ok(Some(path)) = unix::local_path(fd) {
+        // Its state does not tell whether it was ever used: its peer may have sent all and be gone.
+        let is_there = |listener: &Listener| listener.address.path == Some(&path);
+        let number = config.listeners.iter().position(is_there).map(|number| number as u32);
+        return number.filter(|_| !unix::is_prepared(fd));
+    }
     if !matches!(state, socket::ESTABLISHED | socket::CLOSE_WAIT) {
         return None;
     }
@@ -224,6 +230,9 @@ fn record(table: &Table, fd: Fd, worker: u32, listener: u32, epoch: u32) -> bool
         return false;
     };
     record.begin(State::Accepted, worker, listener, time::monotonic_ms() as u32);
+    if matches!(unix::local_path(fd), Ok(Some(_))) {
+        record.set(flag::UNIX);
+    }
     socket::peer_address(fd).into_iter().for_each(|peer| record.set_client(peer));
     cell.set(Tag::new(Kind::Client, epoch));
     true

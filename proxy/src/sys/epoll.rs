@@ -19,6 +19,10 @@ pub const ERR: u32 = libc::EPOLLERR as u32;
 /// Everything that a flow's socket can tell, once per change.
 pub const FLOW: u32 = IN | OUT | PRI | RDHUP | libc::EPOLLET as u32;
 
+/// Connections to a listening socket that is in several sets: as a rule one of those that wait is told. It cannot
+/// be changed by [`modify`].
+pub const IN_ONE: u32 = IN | libc::EPOLLEXCLUSIVE as u32;
+
 /// Events that one wait can answer.
 pub const BATCH: usize = 256;
 

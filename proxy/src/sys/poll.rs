@@ -13,6 +13,11 @@ pub fn readable(fds: &[Fd], timeout: Duration) -> io::Result<Vec<bool>> {
     ready(fds, libc::POLLIN, timeout)
 }
 
+/// Whether there is something to read, or to accept.
+pub fn has_event(socket: Fd) -> bool {
+    ready(&[socket], libc::POLLIN, Duration::ZERO).is_ok_and(|ready| ready[0])
+}
+
 /// Whether a socket would take bytes now.
 pub fn writable_now(socket: Fd) -> bool {
     ready(&[socket], libc::POLLOUT, Duration::ZERO).is_ok_and(|ready| ready[0])

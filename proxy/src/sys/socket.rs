@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
-use super::{Fd, address::RawAddress, check, fd::close, is_unsupported};
+use super::{Fd, address::RawAddress, check, fd::close, is_unsupported, poll};
 
 /// TCP or UDP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -81,14 +81,13 @@ pub fn peek(socket: Fd, buffer: &mut [u8]) -> io::Result<usize> {
     super::check_len(unsafe { libc::recv(socket.raw(), pointer, len, libc::MSG_PEEK | libc::MSG_DONTWAIT) })
 }
 
-/// Takes the first bytes off a stream unseen (`MSG_TRUNC`, tcp(7)). Answers how many, fewer if there are no more.
+/// Takes the first bytes off a stream, a few. Answers how many, fewer if there are no more.
 ///
 /// # Errors
 /// `WouldBlock`: none has come.
 pub fn discard(socket: Fd, bytes: usize) -> io::Result<usize> {
-    let flags = libc::MSG_TRUNC | libc::MSG_DONTWAIT;
-    // SAFETY: with MSG_TRUNC the kernel writes nothing to the buffer (tcp_recvmsg_locked, net/ipv4/tcp.c).
-    super::check_len(unsafe { libc::recv(socket.raw(), std::ptr::null_mut(), bytes, flags) })
+    // MSG_TRUNC (tcp(7)) would spare the copy, but a unix socket does not know it.
+    receive_message(socket, &mut vec![0; bytes])
 }
 
 /// Writes bytes to a stream, as many as it takes now, and answers how many.
@@ -134,6 +133,14 @@ pub fn take_error(socket: Fd) -> Option<io::Error> {
 pub fn accept_queue(listener: Fd) -> io::Result<u32> {
     // For a listener the kernel reports sk_ack_backlog as unacked (tcp_get_info, net/ipv4/tcp.c).
     Ok(tcp_info(listener)?.tcpi_unacked)
+}
+
+/// How many connections wait in a listening socket; of a unix one 1 for all, and 0 for what is none.
+pub fn waiting(listener: Fd) -> u32 {
+    match accept_queue(listener) {
+        Err(error) if is_unsupported(&error) => poll::has_event(listener).into(),
+        other => other.unwrap_or(0),
+    }
 }
 
 /// The `TCP_INFO` of a socket (linux/tcp.h).

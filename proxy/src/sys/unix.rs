@@ -29,6 +29,27 @@ pub fn stream() -> io::Result<Fd> {
     Ok(socket)
 }
 
+/// Makes a non-blocking socket to listen with.
+///
+/// # Errors
+/// The descriptor limit is reached.
+pub fn listener() -> io::Result<Fd> {
+    let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: integers only.
+    check(unsafe { libc::socket(libc::AF_UNIX, kind, 0) }).map(Fd::from_raw)
+}
+
+/// Makes a socket's file, at which nobody listens yet.
+///
+/// # Errors
+/// `AddrInUse`: something is there. As open(2) with `O_CREAT`.
+pub fn bind(socket: Fd, path: &Path) -> io::Result<()> {
+    let raw = RawAddress::of_path(path)?;
+    let (address, len) = raw.as_raw();
+    // SAFETY: `raw` lives for the call and `len` is its length.
+    check(unsafe { libc::bind(socket.raw(), address, len) }).map(drop)
+}
+
 /// Connects, or does not.
 ///
 /// # Errors
@@ -176,6 +197,16 @@ mod tests {
         let mut bytes = [0; 5];
         std::fs::File::from(pipe.into_owned()).read_exact(&mut bytes).unwrap();
         assert_eq!(&bytes, b"abXcd");
+    }
+
+    #[test]
+    fn the_first_bytes_are_seen_and_taken_off() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(b"header, payload").unwrap();
+        let mut bytes = [0; 6];
+        assert_eq!((socket::peek(fd(&ours), &mut bytes).unwrap(), &bytes), (6, b"header"));
+        assert_eq!(socket::discard(fd(&ours), 8).unwrap(), 8);
+        assert_eq!((socket::peek(fd(&ours), &mut bytes).unwrap(), &bytes), (6, b"payloa"));
     }
 
     #[test]

@@ -121,7 +121,7 @@ fn sni(
     upstreams: &[UpstreamSettings],
 ) -> Result<Option<SniRoutes>, ConfigError> {
     let Some(one) = given.sni.first() else { return Ok(None) };
-    if !given.bind.value.iter().any(|url| url.value.starts_with("tcp://")) {
+    if given.bind.value.iter().all(|url| url.value.starts_with("udp://")) {
         let remedy = "add a tcp:// address to bind, or leave this out";
         return Err(settings::bad(&one.place, "the listener has no TCP address", remedy));
     }

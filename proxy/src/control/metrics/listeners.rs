@@ -61,7 +61,9 @@ fn expired(view: &View<'_>) -> Family {
 fn queue(view: &View<'_>) -> Family {
     let help = "TCP connections that wait to be accepted, in the sockets of both pools.";
     let mut family = Family::gauge("proxy_listener_accept_queue_length", help);
-    for (number, listener) in view.listeners(Protocol::Tcp) {
+    // Of a unix socket the kernel does not tell.
+    let has_queue = |number: usize| view.config.listeners[number].address.path.is_none();
+    for (number, listener) in view.listeners(Protocol::Tcp).filter(|(number, _)| has_queue(*number)) {
         family.add(&[("listener", &listener)], view.accept_queue(number) as f64);
     }
     family

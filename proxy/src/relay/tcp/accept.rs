@@ -4,11 +4,11 @@ use std::io;
 
 use crate::{
     fault::{self, Point},
-    sys::{Fd, epoll, fd::close, is_exhausted, socket, would_block},
-    table::{Kind, Record, Rejection, State, Tag},
+    sys::{Fd, epoll, fd::close, is_exhausted, socket, unix, would_block},
+    table::{Kind, Record, Rejection, State, Tag, flag},
 };
 
-use super::Tcp;
+use super::{Tcp, shared::is_shared};
 use crate::relay::{Lane, token::Token};
 
 /// Connections taken in one turn.
@@ -27,8 +27,12 @@ impl Tcp {
                 Err(_) => {
                     // The connection goes on waiting, and so would the event: look away for a tick.
                     lane.listener(listener).reject(Rejection::Descriptors);
-                    epoll::modify(lane.set, socket, 0, Token::Listener(slot).encode());
-                    self.paused.push(slot);
+                    if is_shared(lane, listener) {
+                        epoll::remove(lane.set, socket);
+                    } else {
+                        epoll::modify(lane.set, socket, 0, Token::Listener(slot).encode());
+                        self.paused.push(slot);
+                    }
                     return;
                 }
             }
@@ -84,9 +88,16 @@ fn accept_recorded(
     };
     record.begin(State::Accepted, lane.worker, listener, now_ms);
     peer.into_iter().for_each(|peer| record.set_client(peer));
+    if is_shared(lane, listener) {
+        record.set(flag::UNIX);
+    }
     fault::point(Point::AcceptRecorded);
     tag.set(Tag::new(Kind::Client, lane.epoch));
     fault::point(Point::AcceptTagged);
+    if record.has(flag::UNIX) {
+        // What is not prepared has no record yet, as far as the sweep can tell. There is no error that it could have.
+        let _ = unix::prepare(client);
+    }
     Ok(Some((client, record)))
 }
 

@@ -4,7 +4,7 @@
 use crate::{
     fault::{self, Point},
     relay::{Lane, admission, servers, token::Token},
-    sys::{Fd, epoll, pipe, socket, urgent, would_block},
+    sys::{Fd, epoll, pipe, socket, unix, urgent, would_block},
     table::{AdoptedState, Direction, Ending, Holder, Kind, LostReason, Part, Record, State, Tag, flag},
 };
 
@@ -86,6 +86,9 @@ impl Tcp {
                 AdoptedState::Connecting
             }
             State::Accepted if !was_reset => {
+                if record.has(flag::UNIX) {
+                    let _ = unix::prepare(client);
+                }
                 let token = Token::Client { fd: client, generation: record.generation() };
                 // EEXIST cannot be: this worker's set has never seen it. If the dead one's has, both tell.
                 let _ = epoll::add(lane.set, client, epoll::FLOW, token.encode());

@@ -10,6 +10,7 @@ mod half;
 mod header;
 mod positions;
 mod prelude;
+pub mod shared;
 mod turns;
 
 use std::collections::VecDeque;
@@ -210,6 +211,7 @@ impl Tcp {
         }
         self.expire_connects(lane, now_ms);
         self.unpause(lane);
+        self.tend_shared(lane, now_ms);
     }
 
     fn resume(&mut self, lane: &Lane, turn: Turn, now_ms: u32) {

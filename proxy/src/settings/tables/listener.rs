@@ -21,7 +21,8 @@ table! {
         /// Its name in metrics, status and logs: letters, digits, or any of `-` `_` `.`, at most 64.
         name: Given<String> [.like(r#""database""#)];
         /// Addresses: `tcp://IP:PORT` or `udp://IP:PORT`, or `IP:FROM-TO` for all ports of a range. `0.0.0.0` is
-        /// every IPv4 address of the machine, `[::]` every address. At most 1,024 of all listeners.
+        /// every IPv4 address of the machine, `[::]` every address. `unix:///PATH` is a unix socket of connections:
+        /// everybody may connect who may look into its directory. At most 1,024 of all listeners.
         bind: Given<Vec<Given<String>>> [.like(r#"["tcp://0.0.0.0:5432"]"#)];
         /// The name of the upstream that the traffic goes to.
         upstream: Given<String> [.like(r#""postgres""#)];

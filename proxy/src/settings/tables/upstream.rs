@@ -56,7 +56,8 @@ table! {
 table! {
     /// A server.
     "[[upstream.NAME.server]]" ServerGiven {
-        /// `HOST:PORT`; all addresses of a name are servers.
+        /// `HOST:PORT`; all addresses of a name are servers. Or `unix:///PATH`: a unix socket of connections, not for
+        /// UDP listeners. The user that pools run as has to have the right to connect.
         address: Given<String> [.like(r#""10.0.0.1:5432""#)];
         /// Its share of the traffic, beside the others' weights; 0: nothing new.
         weight: Option<Given<u32>> [.default("1").numbers(0, 1000)];

@@ -72,6 +72,7 @@ impl Supervisor {
             name: listener.name.clone(),
             is_udp: listener.address.protocol == Protocol::Udp,
             address: listener.address.address,
+            path: listener.address.path.map(Path::to_owned),
             upstream: upstream_name(config, listener),
             v6_only: listener.v6_only,
             sockets: sockets(setup, number).len(),

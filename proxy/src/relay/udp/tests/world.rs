@@ -48,6 +48,10 @@ impl Leases for Live {
     fn is_live(&self, seat: u32, _worker: u32) -> bool {
         self.0[seat as usize].load(SeqCst)
     }
+
+    fn is_chosen(&self, seat: u32) -> bool {
+        self.is_live(seat, 0)
+    }
 }
 
 pub struct World {
@@ -275,7 +279,7 @@ fn config(address: SocketAddr, servers: &[SocketAddr], rules: ListenerRules) -> 
         listeners: vec![Listener {
             name: "default".into(),
             upstream: 0,
-            address: ListenAddress { protocol: Protocol::Udp, address },
+            address: ListenAddress::internet(Protocol::Udp, address),
             group: 0,
             v6_only: false,
             rules: Arc::new(rules),
