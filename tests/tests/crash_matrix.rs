@@ -45,6 +45,19 @@ type Servers = &'static [&'static str];
 const ONE: Servers = &[SERVER];
 const WITH_ONE_THAT_REFUSES: Servers = &[SERVER, NOBODY];
 const SLOW_ONE: Servers = &[SLOW];
+/// The one, by settings that say that PROXY headers are taken and sent.
+const ONE_WITH_HEADERS: Servers = &[];
+const WITH_HEADERS: &str = r#"
+    [[listener]]
+    name = "default"
+    bind = ["tcp://127.0.0.1:8080"]
+    upstream = "default"
+    accept_proxy = { from = ["127.0.0.1"], timeout = "1m" }
+    [upstream.default]
+    send_proxy = "v1"
+    [[upstream.default.server]]
+    address = "127.0.0.1:9001"
+"#;
 
 /// What dies where, and what goes on meanwhile. A is the seat that carries, B the other one: what is to
 /// be seen of `A:fill.filled:2` is in proxy/src/fault.rs.
@@ -65,6 +78,17 @@ const MATRIX: &[(&str, Servers, Scenario)] = &[
     ("A:connect.established:1", ONE, life),
     ("A:connect.failed:1", WITH_ONE_THAT_REFUSES, lives),
     ("A:connect.forgotten:1", WITH_ONE_THAT_REFUSES, lives),
+    ("A:header.due:1", ONE_WITH_HEADERS, told),
+    ("A:header.told:1", ONE_WITH_HEADERS, told),
+    ("A:header.taken:1", ONE_WITH_HEADERS, told),
+    ("A:header.sent:1", ONE_WITH_HEADERS, told),
+    ("A:connect.called:1", ONE_WITH_HEADERS, told),
+    ("A:connect.established:1", ONE_WITH_HEADERS, told),
+    ("A:fill.filled:1", ONE_WITH_HEADERS, told),
+    ("A:header.due:1,B:header.told:1", ONE_WITH_HEADERS, told),
+    ("A:header.told:1,B:header.taken:1", ONE_WITH_HEADERS, told),
+    ("A:header.taken:1,B:accept.admitted:1", ONE_WITH_HEADERS, told),
+    ("A:connect.added:1,B:header.sent:1", ONE_WITH_HEADERS, told),
     ("A:event.told:1", ONE, life),
     ("A:event.told:2", ONE, life),
     ("A:event.told:3", ONE, life),
@@ -205,7 +229,10 @@ impl World {
         });
         let (server, accepted) = servers::Tcp::handing_over(SERVER);
         let builder = Proxy::builder().binary(&faulty::binary()).env(faulty::VARIABLE, &armed.join(","));
-        let builder = builder.listen("tcp://127.0.0.1:8080").listen("udp://127.0.0.1:8080");
+        let builder = match upstreams {
+            [] => builder.settings(WITH_HEADERS),
+            _ => builder.listen("tcp://127.0.0.1:8080").listen("udp://127.0.0.1:8080"),
+        };
         let builder = builder.flag("--udp-idle", "1s");
         let builder = upstreams.iter().fold(builder, |builder, server| builder.upstream(server));
         let builder = builder.flag("--workers", "1").flag("--failback-after", "never");
@@ -363,6 +390,25 @@ fn port(client: &Udp) -> Option<String> {
 /// A connection from its beginning to its end.
 fn life(world: &World) {
     converse(world, vec![connect(at(LISTEN))], SOME, || {});
+}
+
+/// A connection that another proxy passes on, to a server that is told whom it is from: its header comes in two
+/// pieces, the last one with the client's first bytes.
+fn told(world: &World) {
+    const HEADER: &[u8] = b"PROXY TCP4 192.0.2.7 198.51.100.1 4711 443\r\n";
+    let mut client = connect(at(LISTEN));
+    client.write_all(&HEADER[..20]).expect("write");
+    client.write_all(&[&HEADER[20..], b"ping"].concat()).expect("write");
+    let mut server = world.server_end();
+    let mut got = vec![0; HEADER.len() + 4];
+    server.read_exact(&mut got).expect("read");
+    assert_eq!(got, [HEADER, b"ping"].concat());
+    carries(&mut server, &mut client);
+    let tellers = [tell(&client, SOME), tell(&server, LITTLE)];
+    assert_eq!(pattern::verify(&mut client).expect("an end, no reset"), LITTLE);
+    assert_eq!(pattern::verify(&mut server).expect("an end, no reset"), SOME);
+    tellers.into_iter().for_each(|teller| teller.join().expect("the teller"));
+    assert_eq!(world.server.accepted(), 1);
 }
 
 /// The heir accepts a connection while the supervisor is about to sweep, and dies in its opening window

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use crate::shell;
 
 /// Programs, and Debian's packages that hold them.
-const NEEDED: [(&str, &str); 13] = [
+const NEEDED: [(&str, &str); 16] = [
     ("prometheus", "prometheus"),
     ("promtool", "prometheus"),
     ("postgres", "postgresql"),
@@ -27,6 +27,9 @@ const NEEDED: [(&str, &str); 13] = [
     ("curl", "curl"),
     ("dnsmasq", "dnsmasq-base"),
     ("dig", "bind9-dnsutils"),
+    ("haproxy", "haproxy"),
+    ("dnsdist", "dnsdist"),
+    ("ip", "iproute2"),
 ];
 
 /// Where the programs are.

@@ -82,6 +82,11 @@ pub fn keep_only(kept: &[Capability]) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_capset, CAPABILITIES.as_ptr(), data.as_ptr()) } as i32).map(drop)
 }
 
+/// Whether this process may use a capability.
+pub fn has(capability: Capability) -> bool {
+    permitted().is_ok_and(|permitted| permitted >> capability as u32 & 1 == 1)
+}
+
 /// The permitted capabilities below 32, a bit each.
 fn permitted() -> io::Result<u32> {
     let mut data = [0u32; 6];

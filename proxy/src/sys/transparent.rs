@@ -9,6 +9,7 @@ use super::{
     Fd,
     address::RawAddress,
     check,
+    credentials::{self, Capability},
     fd::close,
     socket::{Protocol, new_socket, set_int},
 };
@@ -34,9 +35,12 @@ pub fn bind(socket: Fd, source: IpAddr, to: SocketAddr) -> io::Result<()> {
     check(unsafe { libc::bind(socket.raw(), address, len) }).map(drop)
 }
 
-/// Whether this process may do that.
+/// Whether this process may do that, and those that it clones, which keep `CAP_NET_RAW` for it.
 pub fn is_allowed() -> bool {
     let any = SocketAddr::from(([0; 4], 0));
+    if !credentials::has(Capability::NetRaw) {
+        return false;
+    }
     let Ok(socket) = new_socket(Protocol::Udp, any, libc::SOCK_CLOEXEC) else { return false };
     let is_allowed = allow(socket, any.ip()).is_ok();
     close(socket);

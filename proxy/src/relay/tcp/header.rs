@@ -6,6 +6,7 @@ use std::{io, time::Duration};
 
 use crate::{
     config::rules::{AcceptProxy, ProxyVersion},
+    fault::{self, Point},
     proxy_header::{self, Ends, MAX_HEADER, Parsed},
     relay::Lane,
     sys::{
@@ -30,12 +31,14 @@ pub(super) fn take(lane: &Lane, client: Fd, record: &Record) -> Step {
             return Step::Done;
         }
         record.set(flag::HEADER_DUE);
+        fault::point(Point::HeaderDue);
     }
     if !record.has(flag::TOLD) {
         let step = look(lane, client, record);
         if step != Step::Done {
             return step;
         }
+        fault::point(Point::HeaderTold);
     }
     take_off(lane, client, record)
 }
@@ -77,6 +80,7 @@ fn take_off(lane: &Lane, client: Fd, record: &Record) -> Step {
     if left > 0 && !socket::discard(client, left).is_ok_and(|count| count == left) {
         return Step::Refused(Rejection::HeaderMissing);
     }
+    fault::point(Point::HeaderTaken);
     record.clear(flag::HEADER_DUE);
     Step::Done
 }
@@ -129,7 +133,10 @@ pub(super) fn send(lane: &Lane, client: Fd, record: &Record, upstream: Fd) -> io
         return Err(io::Error::from_raw_os_error(libc::EPROTO));
     };
     match socket::send(upstream, left) {
-        Ok(count) => Ok(count == left.len()),
+        Ok(count) => {
+            fault::point(Point::HeaderSent);
+            Ok(count == left.len())
+        }
         Err(error) if would_block(&error) => Ok(false),
         Err(error) => Err(error),
     }
