@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::{config::rules::ListenerRules, table::Ending};
 
-/// The longest limit that can be seen to have passed before the clock wraps; longer ones count as this.
+/// The longest limit that can be seen to have passed before the clock wraps, and that settings can have. Longer ones
+/// count as this.
 const MOST_MS: u32 = 24 * 24 * 3600 * 1000;
 
 /// What is known of a flow's time.

@@ -55,3 +55,22 @@ fn a_dead_worker_uses_nothing() {
     clear_workers(&table, 1);
     assert!(!table.is_used(fd));
 }
+
+#[test]
+fn what_a_dead_worker_had_open_counts_no_more() {
+    let dimensions = Dimensions {
+        descriptors: 64,
+        workers: 2,
+        listeners: 1,
+        upstreams: 1,
+        servers: 1,
+        counts_sources: true,
+    };
+    let (_, table) = Table::create(dimensions).unwrap();
+    for (seat, worker) in [(0, 1), (1, 0), (1, 1)] {
+        table.sources().up(table.lane(seat, worker), 5);
+        table.listener_counters(seat, worker)[0].open_in_group.up();
+    }
+    clear_workers(&table, 1);
+    assert_eq!((table.sources().count(5), table.open_in_group(0)), (1, 1));
+}

@@ -231,9 +231,14 @@ impl Tcp {
             State::Accepted => return self.expire_prelude(lane, client, record, now_ms),
             _ => return,
         }
-        let times = Times { began_ms: lane.table.accepted_ms(client, record), active_ms: record.active_ms() };
-        let is_half_closed = Direction::BOTH.iter().any(|half| record.has(flag::of(flag::SHUT, *half)));
         let rules = lane.config.rules(record.listener());
+        // Where it is not asked for, the walk over all connections does without another line of memory for each.
+        let began_ms = match rules.max_lifetime {
+            Some(_) => lane.table.accepted_ms(client, record),
+            None => record.opened_ms(),
+        };
+        let times = Times { began_ms, active_ms: record.active_ms() };
+        let is_half_closed = Direction::BOTH.iter().any(|half| record.has(flag::of(flag::SHUT, *half)));
         if let Some(reason) = expiry::of_connection(rules, times, is_half_closed, now_ms) {
             lane.listener(record.listener()).expire(reason);
             self.reset(lane, client, record, reason);

@@ -10,7 +10,7 @@ use super::super::{
     table::{Kind, Setting, Table, table},
     values::{Bandwidth, Frequency, Patience},
 };
-use super::{KEEPALIVE, LONG, MOST, TIMES};
+use super::{KEEPALIVE, MOST, TIMES};
 
 /// Of what has its default in `[defaults]`.
 const THEIRS: &str = "as in [defaults]";
@@ -32,25 +32,25 @@ table! {
         deny: Option<Given<Vec<Given<IpNet>>>> [.without("nobody").like(r#"["10.9.0.0/16"]"#)];
         /// Clients begin with a PROXY header (version 1 or 2), which says whom the connection is from.
         accept_proxy: Option<AcceptProxy> [.without("none is looked for").like(r#"{ from = ["10.0.0.1"] }"#)];
-        /// Limit on open connections and UDP flows.
+        /// Limit on open connections and UDP flows, of all its addresses together.
         max_connections: Option<Given<u32>> [.without("none").like("1000").numbers(1, MOST)];
         /// Limit on open connections and UDP flows of one client: an IPv4 address, or an IPv6 network of 64 bits.
         max_connections_per_source: Option<Given<u32>> [.without("none").like("10").numbers(1, MOST)];
-        /// Limit on new connections and UDP flows.
+        /// Limit on new connections and UDP flows, of all its addresses together.
         max_connection_rate: Option<Given<Frequency>> [.without("none").like(r#""100/s""#)];
         /// How many of them may come at once, after a rest.
         max_connection_burst: Option<Given<u32>>
             [.without("as many as come in a second at that rate, at least 1").like("200").numbers(1, MOST)];
-        /// Limit on each direction of each TCP connection.
+        /// Limit on each direction of each TCP connection. (UDP flows have none.)
         bandwidth: Option<Given<Bandwidth>> [.without("none").like(r#""10MiB/s""#).numbers(1024, 1 << 40)];
         /// End a connection or UDP flow that is this old, whatever it does.
-        max_lifetime: Option<Given<Patience>> [.without(THEIRS).like(r#""24h""#).times(LONG)];
+        max_lifetime: Option<Given<Patience>> [.without(THEIRS).like(r#""24h""#).times(TIMES)];
         /// Close a TCP connection on which nothing came or went for this long.
-        idle_timeout: Option<Given<Patience>> [.without(THEIRS).like(r#""1h""#).times(LONG)];
+        idle_timeout: Option<Given<Patience>> [.without(THEIRS).like(r#""1h""#).times(TIMES)];
         /// Reset a TCP connection of which one side has ended, and on which nothing came or went for this long.
-        half_close_timeout: Option<Given<Patience>> [.without(THEIRS).like(r#""5m""#).times(LONG)];
+        half_close_timeout: Option<Given<Patience>> [.without(THEIRS).like(r#""5m""#).times(TIMES)];
         /// Forget a UDP flow on which nothing came or went for this long.
-        udp_idle: Option<Given<Duration>> [.without(THEIRS).like(r#""60s""#).times(LONG)];
+        udp_idle: Option<Given<Duration>> [.without(THEIRS).like(r#""60s""#).times(TIMES)];
         /// Datagrams from the server that each datagram of a UDP client asks for, such as 1 for DNS; with the last
         /// of them the flow ends.
         udp_responses: Option<Given<u32>> [.without("any number").like("1").numbers(1, MOST)];

@@ -60,13 +60,13 @@ table! {
         /// Limit on one attempt to connect to a server.
         connect_timeout: Option<Given<Duration>> [.default(r#""5s""#).times(TIMES)];
         /// Close a TCP connection on which nothing came or went for this long.
-        idle_timeout: Option<Given<Patience>> [.default(r#""1h""#).times(LONG)];
+        idle_timeout: Option<Given<Patience>> [.default(r#""1h""#).times(TIMES)];
         /// Reset a TCP connection of which one side has ended, and on which nothing came or went for this long.
-        half_close_timeout: Option<Given<Patience>> [.default(r#""5m""#).times(LONG)];
+        half_close_timeout: Option<Given<Patience>> [.default(r#""5m""#).times(TIMES)];
         /// Forget a UDP flow on which nothing came or went for this long.
-        udp_idle: Option<Given<Duration>> [.default(r#""60s""#).times(LONG)];
+        udp_idle: Option<Given<Duration>> [.default(r#""60s""#).times(TIMES)];
         /// End a connection or UDP flow that is this old, whatever it does.
-        max_lifetime: Option<Given<Patience>> [.default(r#""never""#).like(r#""24h""#).times(LONG)];
+        max_lifetime: Option<Given<Patience>> [.default(r#""never""#).like(r#""24h""#).times(TIMES)];
         /// Idle time before TCP keepalive asks whether the peer is still there; in whole seconds.
         keepalive: Option<Given<Duration>> [.default(r#""60s""#).times(KEEPALIVE)];
         /// Reset a TCP connection whose peer has not acknowledged what was sent for this long
