@@ -135,6 +135,14 @@ pub struct Config {
     pub access_log: Option<AccessLog>,
 }
 
+impl Listener {
+    /// Whether some of its traffic goes to the upstream of this number.
+    pub fn leads_to(&self, upstream: u32) -> bool {
+        let mut routes = self.rules.sni.iter().flat_map(|sni| &sni.routes);
+        self.upstream == upstream || routes.any(|(_, number)| *number == upstream)
+    }
+}
+
 impl Config {
     /// Reads and checks the settings of `run` and `check`.
     ///

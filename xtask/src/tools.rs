@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use crate::shell;
 
 /// Programs, and Debian's packages that hold them.
-const NEEDED: [(&str, &str); 16] = [
+const NEEDED: [(&str, &str); 17] = [
     ("prometheus", "prometheus"),
     ("promtool", "prometheus"),
     ("postgres", "postgresql"),
@@ -25,6 +25,7 @@ const NEEDED: [(&str, &str); 16] = [
     ("ssh-keygen", "openssh-client"),
     ("nginx", "nginx"),
     ("curl", "curl"),
+    ("openssl", "openssl"),
     ("dnsmasq", "dnsmasq-base"),
     ("dig", "bind9-dnsutils"),
     ("haproxy", "haproxy"),

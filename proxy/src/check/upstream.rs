@@ -26,7 +26,7 @@ type Target<'a> = (&'a Upstream, &'a ServerSettings);
 /// All servers that a listener reaches by TCP. (UDP does not tell.)
 pub fn all(config: &Config) -> Vec<Finding> {
     let is_by_tcp = |upstream: usize| {
-        let mut of_it = config.listeners.iter().filter(|listener| listener.upstream as usize == upstream);
+        let mut of_it = config.listeners.iter().filter(|listener| listener.leads_to(upstream as u32));
         of_it.any(|listener| listener.address.protocol == Protocol::Tcp)
     };
     let by_tcp = config.upstreams.iter().enumerate().filter(|(number, _)| is_by_tcp(*number));
@@ -38,8 +38,7 @@ pub fn all(config: &Config) -> Vec<Finding> {
 
 /// Upstreams that no listener's traffic goes to.
 pub fn unused(config: &Config) -> Vec<Finding> {
-    let is_used =
-        |number: usize| config.listeners.iter().any(|listener| listener.upstream as usize == number);
+    let is_used = |number: usize| config.listeners.iter().any(|listener| listener.leads_to(number as u32));
     let unused = config.upstreams.iter().enumerate().filter(|(number, _)| !is_used(*number));
     unused
         .map(|(_, upstream)| {

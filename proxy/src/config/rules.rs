@@ -108,7 +108,7 @@ pub struct Rate {
 /// Upstreams by server name.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SniRoutes {
-    /// Names, in lower case, and the number of the upstream; `*.example.com` is all names below.
+    /// Names, in lower case and sorted, and the number of the upstream; `*.example.com` is all names below.
     pub routes: Vec<(String, u32)>,
     /// Limit on the ClientHello's coming; then, and without a name that is known, the listener's upstream.
     pub timeout: Duration,
@@ -143,6 +143,18 @@ pub struct UpstreamRules {
     pub user_timeout: Option<Duration>,
     /// How often names are looked up, at the least and at the most, whatever their TTL.
     pub resolve: (Duration, Duration),
+}
+
+impl SniRoutes {
+    /// The upstream of a server name in lower case: the name's own, else that of the longest suffix.
+    pub fn upstream(&self, name: &str) -> Option<u32> {
+        let of = |pattern: &str| {
+            let found = self.routes.binary_search_by(|(route, _)| route.as_str().cmp(pattern)).ok()?;
+            Some(self.routes[found].1)
+        };
+        let suffixes = name.match_indices('.').filter(|(dot, _)| *dot > 0).map(|(dot, _)| &name[dot..]);
+        of(name).or_else(|| suffixes.map(|suffix| format!("*{suffix}")).find_map(|pattern| of(&pattern)))
+    }
 }
 
 impl Default for UpstreamRules {
@@ -253,4 +265,38 @@ pub struct AccessLog {
     pub path: PathBuf,
     /// Whether lines are JSON, else text.
     pub is_json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_name_has_its_own_upstream_or_that_of_the_longest_suffix() {
+        let mut routes = vec![
+            ("a.example".to_owned(), 1),
+            ("*.example".to_owned(), 2),
+            ("*.b.example".to_owned(), 3),
+            ("*.c.b.example".to_owned(), 4),
+            ("www.b.example".to_owned(), 5),
+        ];
+        routes.sort();
+        let routes = SniRoutes { routes, timeout: Duration::ZERO };
+        let cases = [
+            ("a.example", Some(1)),
+            ("b.example", Some(2)),
+            ("x.a.example", Some(2)),
+            ("x.b.example", Some(3)),
+            ("www.b.example", Some(5)),
+            ("x.y.c.b.example", Some(4)),
+            ("example", None),
+            (".example", None),
+            ("xexample", None),
+            ("a.example.", None),
+            ("", None),
+        ];
+        for (name, upstream) in cases {
+            assert_eq!(routes.upstream(name), upstream, "{name}");
+        }
+    }
 }

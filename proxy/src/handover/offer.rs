@@ -31,6 +31,9 @@ pub struct Offer {
     pub metrics: Option<SocketAddr>,
     /// Its listeners, by number.
     pub listeners: Vec<OfferedListener>,
+    /// The names of its upstreams, by number.
+    #[serde(default)]
+    pub upstreams: Vec<String>,
     /// Its upstream servers, by number.
     pub servers: Vec<OfferedServer>,
 }
@@ -252,6 +255,7 @@ mod tests {
             control: "/run/proxy/proxy.sock".into(),
             metrics: Some("127.0.0.1:9100".parse().unwrap()),
             listeners: vec![listener(false, 4), listener(true, 2)],
+            upstreams: vec!["default".into()],
             servers: Vec::new(),
         }
     }

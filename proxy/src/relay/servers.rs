@@ -3,7 +3,10 @@
 use std::{io, net::SocketAddr, path::Path};
 
 use crate::{
-    config::{Place, Upstream, rules::Ejection},
+    config::{
+        Place, Upstream,
+        rules::{Ejection, UpstreamRules},
+    },
     sys::{
         Fd,
         socket::{self, FlowOptions},
@@ -16,7 +19,14 @@ use super::{Lane, balance::ejection};
 
 /// The number of the upstream that a connection goes to, and that.
 pub fn upstream_of<'a>(lane: &'a Lane, record: &Record) -> Option<(usize, &'a Upstream)> {
-    lane.config.upstream_of(record.listener())
+    let routed = record.route().map(|number| number as usize);
+    let routed = routed.and_then(|number| Some((number, lane.config.upstreams.get(number)?)));
+    routed.or_else(|| lane.config.upstream_of(record.listener()))
+}
+
+/// How it treats the connection; as it does by default if there is none.
+pub fn rules<'a>(lane: &'a Lane, record: &Record) -> &'a UpstreamRules {
+    upstream_of(lane, record).map_or(&lane.config.upstream_defaults, |(_, upstream)| &upstream.rules)
 }
 
 /// Where a connection to a server goes.

@@ -80,6 +80,13 @@ impl Import<'_> {
         }
     }
 
+    /// The own number of an upstream; `None` if the settings have it no more.
+    fn upstream(&self, offered: u32) -> Option<u32> {
+        let name = self.inherited.offer.upstreams.get(offered as usize)?;
+        let upstreams = &self.setup.config.upstreams;
+        upstreams.iter().position(|upstream| upstream.name == *name).map(|number| number as u32)
+    }
+
     fn one(&self, image: &Image, worker: u32, listener: u32, server: Option<u32>) -> Result<()> {
         let socket = self
             .descriptor(image.socket)?
@@ -98,6 +105,7 @@ impl Import<'_> {
             return self.tag(socket, Kind::UdpFlow);
         }
         record.set(image.flags());
+        record.set_route(record.route().and_then(|upstream| self.upstream(upstream)));
         image.told().iter().for_each(|told| self.setup.table.set_told(socket, told));
         let (client, _) = image.addresses();
         let is_told = !client.ip().is_unspecified();

@@ -69,6 +69,10 @@ pub mod flag {
     pub const HEADER_DUE: u32 = 1 << 10;
     /// A PROXY header told of the flow, and what is in its [`super::super::ToldCell`].
     pub const TOLD: u32 = 1 << 11;
+    /// TCP: its upstream is chosen by what it begins with, which has not come yet.
+    pub const HELLO_DUE: u32 = 1 << 14;
+    /// From here on: the number of its upstream and 1, if that was chosen.
+    pub const ROUTE_SHIFT: u32 = 16;
     /// The source is a unix socket.
     pub const UNIX: u32 = 1 << 12;
     /// The byte of the [`super::Ending`].
@@ -283,6 +287,18 @@ impl Record {
         &self.body
     }
 
+    /// TCP: the number of its upstream, if that was chosen by what it began with.
+    pub fn route(&self) -> Option<u32> {
+        (self.flags() >> flag::ROUTE_SHIFT).checked_sub(1)
+    }
+
+    /// TCP: sets or forgets it. Numbers are below 65,535.
+    pub fn set_route(&self, upstream: Option<u32>) {
+        let others = self.flags() & ((1 << flag::ROUTE_SHIFT) - 1);
+        let route = upstream.map_or(0, |upstream| upstream + 1);
+        self.flags.store(others | route << flag::ROUTE_SHIFT, Release);
+    }
+
     /// TCP: the descriptor of the upstream connection.
     pub fn upstream(&self) -> Option<Fd> {
         Some(self.body[tcp::UPSTREAM].load(Acquire) as i32).filter(|fd| *fd >= 0).map(Fd::from_raw)
@@ -436,6 +452,17 @@ mod tests {
         assert_eq!(record.holder(Direction::Down), Holder::None);
         assert!(!record.has(flag::of(flag::SHUT, Direction::Down)));
         assert_eq!((record.takeovers(), record.ending()), (0, None));
+    }
+
+    #[test]
+    fn a_route_comes_back_and_is_in_nothings_way() {
+        let record = Record::new_zeroed();
+        record.begin(State::Accepted, 3, 9, 100);
+        record.set(flag::ADMITTED);
+        for route in [Some(0), Some(65_534), None] {
+            record.set_route(route);
+            assert_eq!((record.route(), record.flags() & 0xffff), (route, flag::ADMITTED));
+        }
     }
 
     #[test]

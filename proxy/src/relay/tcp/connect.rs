@@ -28,7 +28,7 @@ use super::{Deadline, Tcp, await_connect, header, own_record};
 impl Tcp {
     /// Chooses a server and starts to connect to it; if none is left, the client is reset.
     pub(super) fn connect(&mut self, lane: &Lane, client: Fd, record: &'static Record, now_ms: u32) {
-        let retries = lane.config.upstream_rules(record.listener()).retries;
+        let retries = servers::rules(lane, record).retries;
         while record.tried().count_ones() <= retries {
             let server = match self.claim_server(lane, record, now_ms) {
                 Choice::Server(server) => server,
@@ -205,7 +205,7 @@ fn open_upstream(
         servers::destination(lane, server).ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))?;
     let upstream = {
         let _window = open_window(lane);
-        let upstream = to.socket(flow_options(lane, record.listener()))?;
+        let upstream = to.socket(flow_options(lane, record))?;
         fault::point(Point::ConnectOpened);
         let (Some(tag), Some(own)) = (lane.table.tag(upstream), lane.table.record(upstream)) else {
             close(upstream);
@@ -226,7 +226,7 @@ fn open_upstream(
         upstream
     };
     if let Destination::Internet(address) = to
-        && lane.config.upstream_rules(record.listener()).transparent
+        && servers::rules(lane, record).transparent
     {
         let bound = transparent::bind(upstream, record.client().ip(), address);
         bound.map_err(|_| Obstacle::Ours(Rejection::Source))?;
@@ -254,13 +254,13 @@ fn open_window(lane: &Lane) -> Window<'static> {
 }
 
 pub(super) fn runs_out(lane: &Lane, record: &Record) -> u32 {
-    record.opened_ms().wrapping_add(millis(lane.config.upstream_rules(record.listener()).connect_timeout))
+    record.opened_ms().wrapping_add(millis(servers::rules(lane, record).connect_timeout))
 }
 
-/// What a socket to a server has, for a connection that came in by this listener.
-fn flow_options(lane: &Lane, listener: u32) -> FlowOptions {
-    let UpstreamRules { keepalive, user_timeout, .. } = *lane.config.upstream_rules(listener);
-    FlowOptions { keepalive, user_timeout, pacing: lane.config.rules(listener).bandwidth }
+/// What a connection's socket to a server has.
+fn flow_options(lane: &Lane, record: &Record) -> FlowOptions {
+    let UpstreamRules { keepalive, user_timeout, .. } = *servers::rules(lane, record);
+    FlowOptions { keepalive, user_timeout, pacing: lane.config.rules(record.listener()).bandwidth }
 }
 
 pub(super) fn classify(error: &io::Error) -> ConnectFailure {

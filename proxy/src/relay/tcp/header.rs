@@ -8,7 +8,7 @@ use crate::{
     config::rules::{AcceptProxy, ProxyVersion},
     fault::{self, Point},
     proxy_header::{self, Ends, MAX_HEADER, Parsed},
-    relay::Lane,
+    relay::{Lane, servers},
     sys::{
         Fd, is_unsupported,
         socket::{self, Protocol},
@@ -103,7 +103,7 @@ fn accepts<'a>(lane: &'a Lane, record: &Record) -> Option<&'a AcceptProxy> {
 
 /// Version and length of the header that a server of this connection's upstream gets; no bytes if it gets none.
 pub(super) fn plan(lane: &Lane, client: Fd, record: &Record) -> (u16, u16) {
-    let version = match lane.config.upstream_rules(record.listener()).send_proxy {
+    let version = match servers::rules(lane, record).send_proxy {
         None => return (0, 0),
         Some(ProxyVersion::V1) => 1,
         Some(ProxyVersion::V2) => 2,

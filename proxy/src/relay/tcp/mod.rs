@@ -3,6 +3,7 @@
 
 mod accept;
 mod adopt;
+mod client_hello;
 mod connect;
 mod end;
 mod evidence;
@@ -11,6 +12,7 @@ mod header;
 mod positions;
 mod prelude;
 pub mod shared;
+mod sni;
 mod turns;
 
 use std::collections::VecDeque;

@@ -13,7 +13,7 @@ use crate::{
     table::{Record, Rejection, State, flag},
 };
 
-use super::{Tcp, header};
+use super::{Tcp, header, sni};
 
 /// How a step has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,9 @@ impl Tcp {
         if step == Step::Done {
             step = let_in(lane, record);
         }
+        if step == Step::Done {
+            step = sni::route(lane, client, record);
+        }
         match step {
             Step::Done => self.connect(lane, client, record, now_ms),
             Step::Waits => {}
@@ -40,12 +43,18 @@ impl Tcp {
         }
     }
 
-    /// Ends the connection at `client` if what it waits for is late. Called by the worker's walk over its tags.
+    /// Ends the connection at `client` if what it waits for is late, or goes on without. Called by the worker's walk over its tags.
     pub(super) fn expire_prelude(&mut self, lane: &Lane, client: Fd, record: &'static Record, now_ms: u32) {
         let Some((limit, reason)) = awaited(lane, record) else { return };
         let waited_ms = now_ms.wrapping_sub(record.opened_ms()) as i32;
         if record.state() == State::Accepted && i64::from(waited_ms) >= limit.as_millis() as i64 {
-            self.reject(lane, client, record, reason);
+            match reason {
+                Some(reason) => self.reject(lane, client, record, reason),
+                None => {
+                    sni::give_up(lane, record);
+                    self.prelude(lane, client, record, now_ms);
+                }
+            }
         }
     }
 }
@@ -67,7 +76,10 @@ fn let_in(lane: &Lane, record: &Record) -> Step {
     Step::Done
 }
 
-/// For how long a connection may wait for what it waits for, and why it is turned away then.
-fn awaited(lane: &Lane, record: &Record) -> Option<(Duration, Rejection)> {
-    record.has(flag::HEADER_DUE).then(|| (header::timeout(lane, record), Rejection::HeaderTimeout))
+/// For how long a connection may wait for what it waits for, and why it is turned away then, if it is.
+fn awaited(lane: &Lane, record: &Record) -> Option<(Duration, Option<Rejection>)> {
+    match record.has(flag::HEADER_DUE) {
+        true => Some((header::timeout(lane, record), Some(Rejection::HeaderTimeout))),
+        false => sni::timeout(lane, record).map(|timeout| (timeout, None)),
+    }
 }

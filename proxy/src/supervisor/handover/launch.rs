@@ -88,6 +88,7 @@ impl Supervisor {
             control: config.control.clone(),
             metrics: config.metrics,
             listeners: listeners.collect(),
+            upstreams: config.upstreams.iter().map(|upstream| upstream.name.clone()).collect(),
             servers: servers(setup, &open.1),
         }
     }
