@@ -74,3 +74,26 @@ fn what_a_dead_worker_had_open_counts_no_more() {
     clear_workers(&table, 1);
     assert_eq!((table.sources().count(5), table.open_in_group(0)), (1, 1));
 }
+
+/// One that was accepted at a unix socket and died before it was recorded is known, even if all was sent and its
+/// peer is gone; one that was used is not.
+#[test]
+fn what_was_accepted_at_a_unix_socket_and_never_used_is_the_listeners() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s");
+    let (url, other) = (format!("unix://{}", path.display()), format!("unix://{}.other", path.display()));
+    let words = ["proxy", "run", "--user", "root", "-l", &other, "-l", &url, "-u", "192.0.2.1:1"];
+    let crate::cli::Verb::Run(args) = <crate::cli::Cli as clap::Parser>::parse_from(words).verb else {
+        panic!("run is run")
+    };
+    let config = Config::from_args(&args).unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let client = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    let accepted = Fd::keep(listener.accept().unwrap().0);
+    assert_eq!(listener_of(&config, accepted), Some(1));
+    drop(client);
+    assert_eq!(listener_of(&config, accepted), Some(1));
+    unix::prepare(accepted).unwrap();
+    assert_eq!(listener_of(&config, accepted), None);
+    assert_eq!(listener_of(&config, Fd::keep(listener)), None);
+}
