@@ -89,6 +89,9 @@ pub struct AcceptProxy {
 }
 
 impl AcceptProxy {
+    /// [`Self::timeout`], unless it is said.
+    pub const TIMEOUT: Duration = Duration::from_secs(5);
+
     /// Whether a peer has to begin with a header. One without an address (`0.0.0.0`) comes by a unix socket, and
     /// who may do that is said by the file's mode.
     pub fn trusts(&self, peer: SocketAddr) -> bool {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::FORMAT;
 use crate::{
+    config::rules::ProxyVersion,
     slots::Slot,
     table::{HandoverKind, Health, Origin, ServerCell, Wanted},
 };
@@ -58,6 +59,9 @@ pub struct OfferedListener {
     pub sockets: usize,
     /// Connections and flows that are open now.
     pub open: u64,
+    /// Networks of peers that have to begin with a PROXY header.
+    #[serde(default)]
+    pub accepts_proxy: Vec<String>,
 }
 
 /// A server of the old supervisor's.
@@ -71,6 +75,9 @@ pub struct OfferedServer {
     pub address: SocketAddr,
     /// The settings have it no more.
     pub is_retired: bool,
+    /// The version of the PROXY header that it gets; 0: none.
+    #[serde(default)]
+    pub send_proxy: u8,
     /// Failures in a row.
     pub failures: u32,
     /// Until when it is passed over, milliseconds of the monotonic clock, wrapping.
@@ -125,6 +132,7 @@ impl OfferedServer {
             upstream: slot.upstream.name.clone(),
             address: identity.address,
             is_retired: slot.is_retired(),
+            send_proxy: slot.upstream.rules.send_proxy.map_or(0, ProxyVersion::number),
             failures: cell.state.failures.load(Relaxed),
             passed_over_until_ms: cell.state.passed_over_until_ms.load(Relaxed),
             ejections: Some(cell.state.ejections.load(Relaxed)),
@@ -244,6 +252,7 @@ mod tests {
             v6_only: false,
             sockets,
             open: 3,
+            accepts_proxy: vec!["10.0.0.0/8".into()],
         };
         Offer {
             format: FORMAT,

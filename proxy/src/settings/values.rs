@@ -151,6 +151,21 @@ pub enum ProxyVersion {
     V2,
 }
 
+impl ProxyVersion {
+    /// Its number.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::V1 => 1,
+            Self::V2 => 2,
+        }
+    }
+
+    /// The version of a number; `None` if there is no such version.
+    pub fn of_number(number: u8) -> Option<Self> {
+        [Self::V1, Self::V2].into_iter().find(|version| version.number() == number)
+    }
+}
+
 /// What becomes of open connections to a server that is down by its checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnDown {

@@ -3,10 +3,14 @@
 use std::{net::IpAddr, sync::Arc};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use ipnet::IpNet;
 use proxy_common::abi::DEFAULT_MAX_LISTENERS;
 
 use crate::{
-    config::{Config, ListenAddress, Listener, Place, ServerSettings, Upstream},
+    config::{
+        Config, ListenAddress, Listener, Place, ServerSettings, Upstream,
+        rules::{AcceptProxy, ListenerRules, ProxyVersion, UpstreamRules},
+    },
     handover::{
         line::Line,
         offer::{Offer, Offered, OfferedListener, OfferedServer},
@@ -101,7 +105,10 @@ impl Inherited {
                     name: offered.upstream.clone(),
                     servers: vec![server],
                     slots: 0..0,
-                    rules: Default::default(),
+                    rules: Arc::new(UpstreamRules {
+                        send_proxy: ProxyVersion::of_number(offered.send_proxy),
+                        ..UpstreamRules::default()
+                    }),
                     is_retired: true,
                 }),
             }
@@ -233,9 +240,19 @@ fn retired(config: &Config, offered: &OfferedListener) -> Listener {
         upstream: upstream.map_or(u32::MAX, |number| number as u32),
         group: 0,
         v6_only: offered.v6_only,
-        rules: Arc::clone(&config.listener_defaults),
+        rules: retired_rules(config, offered),
         is_retired: true,
     }
+}
+
+/// What waits in its queue yet, and what its UDP flows bring, begins with a PROXY header where it did.
+fn retired_rules(config: &Config, offered: &OfferedListener) -> Arc<ListenerRules> {
+    let from: Vec<IpNet> = offered.accepts_proxy.iter().filter_map(|network| network.parse().ok()).collect();
+    if from.is_empty() {
+        return Arc::clone(&config.listener_defaults);
+    }
+    let accept_proxy = Some(AcceptProxy { from, timeout: AcceptProxy::TIMEOUT });
+    Arc::new(ListenerRules { accept_proxy, ..ListenerRules::clone(&config.listener_defaults) })
 }
 
 #[cfg(test)]
@@ -276,6 +293,7 @@ mod tests {
                 v6_only,
                 sockets: 4,
                 open: 0,
+                accepts_proxy: Vec::new(),
             };
             assert_eq!(overlaps(&new, &offered), expected, "{address} {old}");
         }

@@ -1,9 +1,10 @@
 //! A pool that dies or hangs, or a reload, in the middle of a header and after it.
 
+use std::fs;
 use std::io::{Read, Write};
 
 use nix::sys::signal::Signal;
-use proxy_tests::clients::{carries, connect};
+use proxy_tests::clients::{carries, connect, udp};
 use proxy_tests::handover::reload;
 use proxy_tests::net::{at, isolate};
 use proxy_tests::proxy::Proxy;
@@ -18,6 +19,68 @@ const ENDS: [fn(&Proxy); 3] = [
     |proxy| take_over(proxy, PRIMARY, Signal::SIGSTOP),
     |proxy| _ = reload(proxy),
 ];
+
+/// A listener beside another one, or only that other one, whose upstream is this.
+fn settings(has_front: bool, of_other: &str) -> String {
+    let front = r#"
+        [[listener]]
+        name = "front"
+        bind = ["tcp://127.0.0.1:8080", "udp://127.0.0.1:8080"]
+        upstream = "app"
+        accept_proxy = { from = ["127.0.0.1"], timeout = "1m" }
+    "#;
+    let other = format!(
+        r#"
+        [[listener]]
+        name = "other"
+        bind = ["tcp://127.0.0.1:8081"]
+        upstream = "{of_other}"
+        [upstream.{of_other}]
+        send_proxy = "v2"
+        [[upstream.{of_other}.server]]
+        address = "127.0.0.1:9001"
+        "#
+    );
+    if has_front { format!("{front}{other}") } else { other }
+}
+
+/// A listener that is gone from the settings treats what it has as before; and so does an upstream.
+#[test]
+fn what_a_listener_has_is_carried_on_when_the_listener_is_gone() {
+    for of_other in ["app", "another"] {
+        isolate();
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("proxy.toml");
+        fs::write(&path, settings(true, "app")).expect("write");
+        let (_server, accepted) = servers::Tcp::handing_over(SERVER);
+        let echo = servers::Udp::echo(SERVER);
+        let proxy = Proxy::builder().flag("--config", path.to_str().expect("text")).start();
+        let (source, asked) = told();
+        let mut half = connect(at(LISTEN));
+        half.write_all(&line(source, asked)[..20]).expect("write");
+        let datagrams = udp(at(LISTEN)).0;
+        datagrams.set_read_timeout(Some(PATIENCE)).expect("timeout");
+        let ask = || {
+            datagrams.send(&[&binary(source, asked, 2)[..], b"ping"].concat()).expect("send");
+            let mut buffer = [0; 100];
+            let size = datagrams.recv(&mut buffer).expect("an answer");
+            assert_eq!(buffer[..size], [&binary(source, asked, 2)[..], b"ping"].concat());
+        };
+        ask();
+        fs::write(&path, settings(false, of_other)).expect("write");
+        reload(&proxy);
+        ask();
+        assert_eq!(echo.seen().peers.len(), 1, "the flow is the same");
+        if of_other != "app" {
+            continue;
+        }
+        half.write_all(&[&line(source, asked)[20..], b"ping"].concat()).expect("write");
+        let mut server = accepted.recv_timeout(PATIENCE).expect("the proxy connects");
+        expect(&mut server, &binary(source, asked, 1));
+        expect(&mut server, b"ping");
+        carries(&mut server, &mut half);
+    }
+}
 
 /// One connection has half a header, one all of it, and two have carried something since; headers go both in
 /// and out.

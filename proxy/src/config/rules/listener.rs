@@ -17,9 +17,6 @@ use crate::{
     },
 };
 
-/// How long a PROXY header may take.
-const ACCEPT_PROXY_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// How long a ClientHello may take.
 const SNI_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -95,7 +92,7 @@ fn networks(list: Option<&Given<Vec<Given<IpNet>>>>) -> Result<Vec<IpNet>, Confi
 }
 
 fn accept_proxy(given: &settings::AcceptProxy) -> Result<AcceptProxy, ConfigError> {
-    let timeout = value(&given.timeout).unwrap_or(ACCEPT_PROXY_TIMEOUT);
+    let timeout = value(&given.timeout).unwrap_or(AcceptProxy::TIMEOUT);
     Ok(AcceptProxy { from: networks(Some(&given.from))?, timeout })
 }
 

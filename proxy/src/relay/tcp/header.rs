@@ -19,9 +19,6 @@ use crate::{
 
 use super::{positions, prelude::Step};
 
-/// How long a header may take if a reload has left the listener without a word on it.
-const TIMEOUT: Duration = Duration::from_secs(5);
-
 /// Takes the header off a client's stream, if it has to begin with one.
 pub(super) fn take(lane: &Lane, client: Fd, record: &Record) -> Step {
     if !record.has(flag::HEADER_DUE) {
@@ -94,7 +91,8 @@ fn is_there(client: Fd, len: u64) -> bool {
 
 /// How long a client may take for its header.
 pub(super) fn timeout(lane: &Lane, record: &Record) -> Duration {
-    accepts(lane, record).map_or(TIMEOUT, |accept| accept.timeout)
+    // A reload may have left the listener without a word on headers.
+    accepts(lane, record).map_or(AcceptProxy::TIMEOUT, |accepts| accepts.timeout)
 }
 
 fn accepts<'a>(lane: &'a Lane, record: &Record) -> Option<&'a AcceptProxy> {
@@ -103,12 +101,8 @@ fn accepts<'a>(lane: &'a Lane, record: &Record) -> Option<&'a AcceptProxy> {
 
 /// Version and length of the header that a server of this connection's upstream gets; no bytes if it gets none.
 pub(super) fn plan(lane: &Lane, client: Fd, record: &Record) -> (u16, u16) {
-    let version = match servers::rules(lane, record).send_proxy {
-        None => return (0, 0),
-        Some(ProxyVersion::V1) => 1,
-        Some(ProxyVersion::V2) => 2,
-    };
-    (version, build(lane, client, record, version).len() as u16)
+    let Some(version) = servers::rules(lane, record).send_proxy else { return (0, 0) };
+    (version.number().into(), build(lane, client, record, version).len() as u16)
 }
 
 /// Sends the planned header, or what a dead worker has not sent of it. Answers whether all of it is in the
@@ -121,6 +115,7 @@ pub(super) fn send(lane: &Lane, client: Fd, record: &Record, upstream: Fd) -> io
     if planned == 0 {
         return Ok(true);
     }
+    let version = ProxyVersion::of_number(version as u8).ok_or(io::ErrorKind::InvalidData)?;
     let bytes = build(lane, client, record, version);
     let sent = match stream::counters(upstream) {
         Ok(counters) => positions::written(&counters, true) as usize,
@@ -143,8 +138,7 @@ pub(super) fn send(lane: &Lane, client: Fd, record: &Record, upstream: Fd) -> io
 }
 
 /// The header, a function of what is recorded, so that an heir's is the same.
-fn build(lane: &Lane, client: Fd, record: &Record, version: u16) -> Vec<u8> {
-    let version = if version == 1 { ProxyVersion::V1 } else { ProxyVersion::V2 };
+fn build(lane: &Lane, client: Fd, record: &Record, version: ProxyVersion) -> Vec<u8> {
     proxy_header::build(version, Protocol::Tcp, ends(lane, client, record))
 }
 

@@ -77,6 +77,7 @@ impl Supervisor {
             v6_only: listener.v6_only,
             sockets: sockets(setup, number).len(),
             open: open.0[number as usize],
+            accepts_proxy: networks(listener),
         });
         Offer {
             format: FORMAT,
@@ -92,6 +93,12 @@ impl Supervisor {
             servers: servers(setup, &open.1),
         }
     }
+}
+
+/// Peers of a listener that have to begin with a PROXY header.
+fn networks(listener: &Listener) -> Vec<String> {
+    let networks = listener.rules.accept_proxy.iter().flat_map(|accepts| &accepts.from);
+    networks.map(ToString::to_string).collect()
 }
 
 /// Flows by listener and by server. The records are asked, for of what a dead pool leaves nobody counts what is
