@@ -105,7 +105,9 @@ impl Import<'_> {
             return self.tag(socket, Kind::UdpFlow);
         }
         record.set(image.flags());
-        record.set_route(record.route().and_then(|upstream| self.upstream(upstream)));
+        if let Some(upstream) = record.route() {
+            record.set_route(self.upstream(upstream));
+        }
         image.told().iter().for_each(|told| self.setup.table.set_told(socket, told));
         let (client, _) = image.addresses();
         let is_told = !client.ip().is_unspecified();

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use super::Ending;
+use super::{Ending, flag};
 use crate::sys::Fd;
 
 /// Where a flow is in its life.
@@ -41,47 +41,6 @@ pub enum Direction {
 impl Direction {
     /// Both, in the order of their numbers.
     pub const BOTH: [Self; 2] = [Self::Up, Self::Down];
-}
-
-/// Flags of a record. The ones named per direction are for [`Direction::Up`]; shift left by one
-/// for [`Direction::Down`] (or use [`flag::of`]).
-pub mod flag {
-    use super::Direction;
-
-    /// The source has ended and the end was passed on, or is about to be: stored BEFORE the shutdown.
-    pub const SHUT: u32 = 1 << 0;
-    /// A turn's budget ended with bytes left to move.
-    pub const MORE: u32 = 1 << 2;
-    /// We reset the flow ourselves, or are about to.
-    pub const RESET: u32 = 1 << 4;
-    /// The flow was adopted: a dead worker may have taken the error off one of its sockets.
-    pub const ADOPTED: u32 = 1 << 5;
-    /// The flow was adopted and its stream positions were not compared yet.
-    pub const UNAUDITED: u32 = 1 << 6;
-    /// UDP: its server takes no datagrams, or it has had its last answer. Set by whoever has seen it; the owner
-    /// ends the flow. The only flag of a UDP flow that changes, so that several may set it.
-    pub const FAILED: u32 = 1 << 7;
-    /// It is a UDP flow, whatever its tag says.
-    pub const UDP: u32 = 1 << 8;
-    /// TCP: the client was let in, and is counted for its source.
-    pub const ADMITTED: u32 = 1 << 9;
-    /// TCP: the client has to begin with a PROXY header, which was not taken off its stream yet.
-    pub const HEADER_DUE: u32 = 1 << 10;
-    /// A PROXY header told of the flow, and what is in its [`super::super::ToldCell`].
-    pub const TOLD: u32 = 1 << 11;
-    /// TCP: its upstream is chosen by what it begins with, which has not come yet.
-    pub const HELLO_DUE: u32 = 1 << 14;
-    /// From here on: the number of its upstream and 1, if that was chosen.
-    pub const ROUTE_SHIFT: u32 = 16;
-    /// The source is a unix socket.
-    pub const UNIX: u32 = 1 << 12;
-    /// The byte of the [`super::Ending`].
-    pub(super) const ENDING_SHIFT: u32 = 16;
-
-    /// A per-direction flag.
-    pub const fn of(flag: u32, direction: Direction) -> u32 {
-        flag << direction as u32
-    }
 }
 
 /// What holds the bytes of one direction between its two sockets.
@@ -274,29 +233,30 @@ impl Record {
 
     /// Why it is being ended, once that has begun.
     pub fn ending(&self) -> Option<Ending> {
-        Ending::of_code((self.flags() >> flag::ENDING_SHIFT) as u8)
+        let code = (self.flags() >> flag::HIGH_SHIFT) as u8;
+        if self.has(flag::ROUTED) { None } else { Ending::of_code(code) }
     }
 
     /// Sets it.
     pub fn set_ending(&self, ending: Ending) {
-        let others = self.flags() & !(0xff << flag::ENDING_SHIFT);
-        self.flags.store(others | u32::from(ending.code()) << flag::ENDING_SHIFT, Release);
+        let others = self.flags() & !flag::ROUTED & flag::LOW;
+        self.flags.store(others | u32::from(ending.code()) << flag::HIGH_SHIFT, Release);
     }
 
     pub(super) fn body(&self) -> &[AtomicU32; 10] {
         &self.body
     }
 
-    /// TCP: the number of its upstream, if that was chosen by what it began with.
+    /// TCP: the number of its upstream, if that was chosen by what it began with; until it is being ended.
     pub fn route(&self) -> Option<u32> {
-        (self.flags() >> flag::ROUTE_SHIFT).checked_sub(1)
+        self.has(flag::ROUTED).then(|| self.flags() >> flag::HIGH_SHIFT)
     }
 
-    /// TCP: sets or forgets it. Numbers are below 65,535.
+    /// TCP: sets or forgets it. Numbers are below 65,536.
     pub fn set_route(&self, upstream: Option<u32>) {
-        let others = self.flags() & ((1 << flag::ROUTE_SHIFT) - 1);
-        let route = upstream.map_or(0, |upstream| upstream + 1);
-        self.flags.store(others | route << flag::ROUTE_SHIFT, Release);
+        let others = self.flags() & !flag::ROUTED & flag::LOW;
+        let route = upstream.map_or(0, |upstream| flag::ROUTED | upstream << flag::HIGH_SHIFT);
+        self.flags.store(others | route, Release);
     }
 
     /// TCP: the descriptor of the upstream connection.
@@ -459,10 +419,14 @@ mod tests {
         let record = Record::new_zeroed();
         record.begin(State::Accepted, 3, 9, 100);
         record.set(flag::ADMITTED);
-        for route in [Some(0), Some(65_534), None] {
+        for route in [Some(0), Some(65_535), None, Some(3)] {
             record.set_route(route);
-            assert_eq!((record.route(), record.flags() & 0xffff), (route, flag::ADMITTED));
+            assert_eq!((record.route(), record.ending()), (route, None));
+            assert!(record.has(flag::ADMITTED));
         }
+        record.set_ending(Ending::Idle);
+        assert_eq!((record.route(), record.ending()), (None, Some(Ending::Idle)));
+        assert!(record.has(flag::ADMITTED));
     }
 
     #[test]
