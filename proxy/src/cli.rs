@@ -99,6 +99,9 @@ pub struct RunArgs {
     /// How long `stop` and SIGTERM let connections go on before they are cut [default: 30s]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub drain_timeout: Option<Duration>,
+    /// File to write a line to for each connection that has ended; - is standard output [default: none]
+    #[arg(long, value_name = "PATH")]
+    pub access_log: Option<PathBuf>,
     /// How to write logs [default: text on a terminal, else json]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,

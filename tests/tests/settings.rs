@@ -198,6 +198,15 @@ fn check_explains_a_file() {
     let all = ["proxy.toml: 5 addresses, 3 upstreams, 4 servers", "listener two: udp://127.0.0.1:8082"];
     failure.says(0, &all);
     failure.says(0, &["upstream all: server 127.0.0.1:9002"]);
+    // What it comes to, before what was found.
+    let explained = "listener two at tcp://127.0.0.1:8082, udp://127.0.0.1:8082\n  to upstream second\n";
+    failure.says(0, &[explained, "upstream all, balanced by random-two\n  to 127.0.0.1:9001\n"]);
+    let idle = GOOD.replace("upstream = \"all\"", "upstream = \"all\"\nudp_idle = \"1s\"");
+    let (_directory, builder) = with_file(&idle);
+    builder.without_metrics().check().says(0, &[
+        "warn",
+        "proxy.toml:16:12: udp_idle \"1s\" — has no effect: the listener has no UDP address; leave it out",
+    ]);
     let unused = "[upstream.third]\n[[upstream.third.server]]\naddress = \"127.0.0.1:9001\"\n";
     let (_directory, builder) = with_file(&format!("{GOOD}{unused}"));
     builder.without_metrics().check().says(0, &["warn upstream third — no listener's traffic goes there"]);

@@ -48,9 +48,9 @@ impl Finding {
     }
 }
 
-impl From<ConfigError> for Finding {
-    fn from(error: ConfigError) -> Self {
-        Self::fail(error.setting, error.problem, error.remedy)
+impl From<&ConfigError> for Finding {
+    fn from(error: &ConfigError) -> Self {
+        Self::fail(&error.setting, &error.problem, &error.remedy)
     }
 }
 

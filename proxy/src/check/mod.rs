@@ -1,5 +1,7 @@
 //! `proxy check`: whether `run` would work with these settings on this machine, and what to do if not.
 
+mod effect;
+mod explain;
 mod finding;
 pub mod machine;
 pub mod place;
@@ -12,26 +14,28 @@ use std::{
     process::ExitCode,
 };
 
-use crate::{cli::RunArgs, config::Config};
+use crate::{cli::RunArgs, config::Config, settings::Settings};
 
 pub use finding::{Finding, Level};
 
 /// The verb; must be called while the process has one thread. Exit code 0 if `run` would work, else 1.
 pub fn run(args: &RunArgs) -> ExitCode {
-    let findings = match Config::from_args(args) {
-        Ok(config) => everything(args, &config),
-        Err(error) => vec![error.into()],
+    let given = Settings::of(args);
+    let checked = given.and_then(|settings| Config::of(&settings).map(|config| (settings, config)));
+    let (explained, findings) = match &checked {
+        Ok((settings, config)) => (explain::lines(settings, config), everything(args, settings, config)),
+        Err(error) => (Vec::new(), vec![error.into()]),
     };
-    for finding in &findings {
+    for line in explained.into_iter().chain(findings.iter().map(finding::line)) {
         // Nobody to read it is no reason for another exit code.
-        let _ = writeln!(io::stdout(), "{}", finding::line(finding));
+        let _ = writeln!(io::stdout(), "{line}");
     }
     ExitCode::from(u8::from(findings.iter().any(|finding| finding.level == Level::Fail)))
 }
 
-fn everything(args: &RunArgs, config: &Config) -> Vec<Finding> {
+fn everything(args: &RunArgs, given: &Settings, config: &Config) -> Vec<Finding> {
     let mut findings = vec![settings(args, config)];
-    findings.extend(upstream::unused(config));
+    findings.extend(effect::none(given));
     findings.extend(rules::ignored(config));
     findings.extend([machine::user(config), machine::kernel()]);
     findings.extend([machine::descriptors(config), place::control_socket(&config.control)]);

@@ -36,22 +36,6 @@ pub fn all(config: &Config) -> Vec<Finding> {
     servers.chunks(AT_ONCE).flat_map(some).collect()
 }
 
-/// Upstreams that no listener's traffic goes to.
-pub fn unused(config: &Config) -> Vec<Finding> {
-    let is_used = |number: usize| config.listeners.iter().any(|listener| listener.leads_to(number as u32));
-    let unused = config.upstreams.iter().enumerate().filter(|(number, _)| !is_used(*number));
-    unused
-        .map(|(_, upstream)| {
-            let what = format!("upstream {}", upstream.name);
-            Finding::warn(
-                what,
-                "no listener's traffic goes there",
-                "name it in a [[listener]], or leave it out",
-            )
-        })
-        .collect()
-}
-
 fn some(servers: &[Target<'_>]) -> Vec<Finding> {
     thread::scope(|scope| {
         let attempts: Vec<_> = servers.iter().map(|server| scope.spawn(|| one(*server))).collect();

@@ -85,6 +85,11 @@ pub fn all(settings: &Settings, listeners: &[Listener]) -> Result<Vec<Upstream>,
     let (mut upstreams, mut count) = (Vec::new(), 0);
     for (number, upstream) in (0..).zip(&settings.upstreams) {
         check_name(&upstream.name)?;
+        count += upstream.servers.len();
+        if count > MAX_SERVERS {
+            let problem = format!("with its servers there are {count}");
+            return Err(upstream.name.bad(problem, format!("at most {MAX_SERVERS} are possible")));
+        }
         let servers = servers_of(upstream, listeners)?;
         if has_udp(number, listeners)
             && let Some(at) = servers.iter().position(|server| matches!(server.place, Place::Unix(_)))
@@ -93,11 +98,6 @@ pub fn all(settings: &Settings, listeners: &[Listener]) -> Result<Vec<Upstream>,
             return Err(upstream.servers[at]
                 .address
                 .bad("a unix socket takes no datagrams of a UDP listener", remedy));
-        }
-        count += servers.len();
-        if count > MAX_SERVERS {
-            let problem = format!("with its servers there are {count}");
-            return Err(upstream.name.bad(problem, format!("at most {MAX_SERVERS} are possible")));
         }
         let rules = rules::upstream::of(upstream, &settings.defaults, has_udp(number, listeners))?;
         let name = upstream.name.value.clone();

@@ -10,7 +10,7 @@ use super::{
     tables::ServerGiven,
     values::Patience,
 };
-use crate::cli::{LogFormat, RunArgs};
+use crate::cli::RunArgs;
 
 /// What its listener and its upstream are named.
 const NAME: &str = "default";
@@ -46,7 +46,7 @@ pub fn settings(args: &RunArgs) -> Settings {
 /// # Errors
 /// A value that is out of its range.
 pub fn put(args: &RunArgs, settings: &mut Settings) -> Result<(), ConfigError> {
-    let Settings { defaults, standby, metrics, .. } = settings;
+    let Settings { defaults, standby, metrics, access_log, .. } = settings;
     set(&mut defaults.workers, "--workers", &args.workers, u32::to_string)?;
     set(&mut standby.lease, "--lease", &args.lease, duration)?;
     set(&mut standby.fence_after, "--fence-after", &args.fence_after, duration)?;
@@ -61,10 +61,12 @@ pub fn put(args: &RunArgs, settings: &mut Settings) -> Result<(), ConfigError> {
     set(&mut defaults.max_connections, "--max-connections", &args.max_connections, usize::to_string)?;
     set(&mut defaults.max_flows, "--max-flows", &args.max_flows, usize::to_string)?;
     set(&mut defaults.drain_timeout, "--drain-timeout", &args.drain_timeout, duration)?;
-    set(&mut defaults.log_format, "--log-format", &args.log_format, |format| match format {
-        LogFormat::Text => "text",
-        LogFormat::Json => "json",
-    })
+    set(&mut defaults.log_format, "--log-format", &args.log_format, |format| format.word())?;
+    if let Some(path) = &args.access_log {
+        let given = Given { value: path.clone(), place: format!("--access-log {}", path.display()) };
+        access_log.get_or_insert_default().path = given;
+    }
+    Ok(())
 }
 
 /// If the flag is given. It is named as the setting is, which has the range.

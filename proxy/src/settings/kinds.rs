@@ -160,6 +160,15 @@ macro_rules! choices {
                 }
             }
         }
+
+        impl $type {
+            /// As it is written.
+            pub fn word(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word),+
+                }
+            }
+        }
     )+};
 }
 choices! {

@@ -13,7 +13,7 @@ mod source;
 mod table;
 mod tables;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::fmt;
 
@@ -48,6 +48,11 @@ impl<T> Given<T> {
     pub fn bad(&self, problem: impl fmt::Display, remedy: impl fmt::Display) -> ConfigError {
         bad(&self.place, problem, remedy)
     }
+}
+
+/// Where a setting was given, if it was.
+pub fn place<T>(given: &Option<Given<T>>) -> Option<&str> {
+    given.as_ref().map(|given| given.place.as_str())
 }
 
 /// The error that what was given at a place cannot be.

@@ -6,7 +6,7 @@ use super::{Check, Health};
 use crate::{
     config::options::value,
     settings::{
-        self, ConfigError, Given, HealthSettings,
+        self, ConfigError, Given, HealthSettings, place,
         values::{Bytes, CheckKind},
     },
 };
@@ -68,10 +68,6 @@ fn nothing_of_others(given: &HealthSettings, kind: CheckKind) -> Result<(), Conf
         let problem = format!("is for checks by {kinds} only");
         Err(settings::bad(place, problem, "leave it out, or give another check"))
     })
-}
-
-fn place<T>(given: &Option<Given<T>>) -> Option<&str> {
-    given.as_ref().map(|given| given.place.as_str())
 }
 
 fn bytes(given: &Option<Given<Bytes>>) -> Result<Vec<u8>, ConfigError> {

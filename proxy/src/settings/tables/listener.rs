@@ -68,6 +68,14 @@ table! {
     }
 }
 
+impl ListenerSettings {
+    /// Whether there are addresses for streams (TCP and others), and for datagrams.
+    pub fn traffic(&self) -> (bool, bool) {
+        let mut are_udp = self.bind.value.iter().map(|url| url.value.starts_with("udp://"));
+        (are_udp.clone().any(|is_udp| !is_udp), are_udp.any(|is_udp| is_udp))
+    }
+}
+
 table! {
     /// From whom a PROXY header is accepted.
     "[listener.accept_proxy]" AcceptProxy {
