@@ -219,11 +219,12 @@ impl Config {
         self.upstreams.get(number).map(|upstream| (number, upstream))
     }
 
-    /// The upstream that a server slot belongs to.
-    pub fn upstream_of_slot(&self, slot: usize) -> Option<&Upstream> {
+    /// The number of the upstream that a server slot belongs to, and that.
+    pub fn upstream_of_slot(&self, slot: usize) -> Option<(usize, &Upstream)> {
         // Slots are laid out in the order of the upstreams.
         let number = self.upstreams.partition_point(|upstream| upstream.slots.end <= slot);
-        self.upstreams.get(number).filter(|upstream| upstream.slots.contains(&slot))
+        let upstream = self.upstreams.get(number).filter(|upstream| upstream.slots.contains(&slot))?;
+        Some((number, upstream))
     }
 
     /// Server slots of all upstreams.

@@ -44,6 +44,8 @@ points! {
     HeaderTold = "header.told",
     HeaderTaken = "header.taken",
     HeaderSent = "header.sent",
+    QueueEntered = "queue.entered",
+    QueueLeft = "queue.left",
     ConnectChosen = "connect.chosen",
     ConnectOpened = "connect.opened",
     ConnectRecorded = "connect.recorded",

@@ -129,6 +129,9 @@ pub struct Listener {
     pub address: String,
     /// Where it goes.
     pub upstream: String,
+    /// Connections that wait for a server; versions that know none tell of none.
+    #[serde(default)]
+    pub waiting: u64,
 }
 
 impl Status {

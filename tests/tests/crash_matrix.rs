@@ -58,6 +58,8 @@ const WITH_HEADERS: &str = r#"
     [[upstream.default.server]]
     address = "127.0.0.1:9001"
 "#;
+/// A server's other settings come after its address.
+const ONE_AT_A_TIME: Servers = &["127.0.0.1:9001 max_connections = 1"];
 
 /// What dies where, and what goes on meanwhile. A is the seat that carries, B the other one: what is to
 /// be seen of `A:fill.filled:2` is in proxy/src/fault.rs.
@@ -68,6 +70,9 @@ const MATRIX: &[(&str, Servers, Scenario)] = &[
     ("A:accept.added:1", ONE, life),
     ("A:accept.counted:1", ONE, life),
     ("A:accept.admitted:1", ONE, life),
+    ("A:queue.entered:1", ONE_AT_A_TIME, queued),
+    ("A:queue.left:1", ONE_AT_A_TIME, queued),
+    ("A:queue.entered:1,B:queue.left:1", ONE_AT_A_TIME, queued),
     ("A:connect.chosen:1", ONE, life),
     ("A:connect.opened:1", ONE, life),
     ("A:connect.recorded:1", ONE, life),
@@ -229,12 +234,8 @@ impl World {
         });
         let (server, accepted) = servers::Tcp::handing_over(SERVER);
         let builder = Proxy::builder().binary(&faulty::binary()).env(faulty::VARIABLE, &armed.join(","));
-        let builder = match upstreams {
-            [] => builder.settings(WITH_HEADERS),
-            _ => builder.listen("tcp://127.0.0.1:8080").listen("udp://127.0.0.1:8080"),
-        };
-        let builder = builder.flag("--udp-idle", "1s");
-        let builder = upstreams.iter().fold(builder, |builder, server| builder.upstream(server));
+        let text = if upstreams.is_empty() { WITH_HEADERS.to_owned() } else { settings(upstreams) };
+        let builder = builder.settings(&text).flag("--udp-idle", "1s");
         let builder = builder.flag("--workers", "1").flag("--failback-after", "never");
         let proxy = builder.flag("--lease", "400ms").flag("--fence-after", "10s").start();
         if carrier == STANDBY {
@@ -308,6 +309,18 @@ impl World {
         }
         self.until_buried();
     }
+}
+
+fn settings(servers: Servers) -> String {
+    let server = |words: &&str| {
+        let (address, others) = words.split_once(' ').unwrap_or((words, ""));
+        format!("[[upstream.u.server]]\naddress = \"{address}\"\n{others}\n")
+    };
+    let servers: String = servers.iter().map(server).collect();
+    let bind = r#"bind = ["tcp://127.0.0.1:8080", "udp://127.0.0.1:8080"]"#;
+    format!(
+        "[[listener]]\nname = \"l\"\n{bind}\nupstream = \"u\"\n[upstream.u]\nqueue_timeout = \"60s\"\n{servers}"
+    )
 }
 
 fn descriptors(proxy: &Proxy) -> Descriptors {
@@ -425,6 +438,18 @@ fn lives(world: &World) {
     while !world.has_struck(0) {
         life(world);
     }
+}
+
+/// A connection that waits until the one before it has ended.
+fn queued(world: &World) {
+    let (client, server) = world.pair();
+    let next = connect(at(LISTEN));
+    if world.faults[0].point == "queue.entered" {
+        world.until_struck(0);
+    }
+    world.proxy.until_metric("proxy_listener_connections_waiting", &[], 1.0);
+    drop((client, server));
+    converse(world, vec![next], SOME, || {});
 }
 
 /// Nobody reads before the death: windows are closed, sockets and pipes full.

@@ -109,8 +109,14 @@ fn pool_row(pool: &PoolStatus, serving: bool) -> Vec<Cell> {
 }
 
 fn listeners(status: &Status) -> Vec<Vec<Cell>> {
-    let mut rows =
-        vec![vec![word("LISTENER"), word("UPSTREAM"), number("QUEUE"), number("OPEN"), number("TOTAL")]];
+    let mut rows = vec![vec![
+        word("LISTENER"),
+        word("UPSTREAM"),
+        number("QUEUE"),
+        number("WAITING"),
+        number("OPEN"),
+        number("TOTAL"),
+    ]];
     rows.extend(status.listeners.iter().map(listener_row));
     rows
 }
@@ -125,6 +131,7 @@ fn listener_row(listener: &ListenerStatus) -> Vec<Cell> {
         word(&listener.address),
         word(if listener.retired { "retired" } else { &listener.upstream }),
         number(queue),
+        number(listener.waiting),
         number(listener.open),
         number(listener.total),
     ]
@@ -185,6 +192,7 @@ mod tests {
                     address: "tcp://0.0.0.0:5432".into(),
                     upstream: "postgres".into(),
                     accept_queue_length: Some(2),
+                    waiting: 3,
                     open: 24,
                     total: 1234,
                     ..ListenerStatus::default()
@@ -225,9 +233,9 @@ SEAT        STATE   PID  EPOCH  LEASE  CONNECTIONS  UDP FLOWS  RESTARTS
 primary <-  ready  4712      1  87 ms           12          3         0
 standby     ready  4712      1  91 ms           12          3         0
 
-LISTENER            UPSTREAM  QUEUE  OPEN  TOTAL
-tcp://0.0.0.0:5432  postgres      2    24   1234
-udp://[::]:53       dns       768 B     0      0
+LISTENER            UPSTREAM  QUEUE  WAITING  OPEN  TOTAL
+tcp://0.0.0.0:5432  postgres      2        3    24   1234
+udp://[::]:53       dns       768 B        0     0      0
 
 SERVER         UPSTREAM  STATE                   OPEN  FAILURES
 10.0.0.1:5432  postgres  up                        24         0

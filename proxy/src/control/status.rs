@@ -158,6 +158,8 @@ pub struct ListenerStatus {
     pub open: u64,
     /// Connections accepted or flows begun, of all times.
     pub total: u64,
+    /// TCP: connections that wait for an upstream server.
+    pub waiting: u64,
 }
 
 /// An upstream server.
@@ -286,6 +288,7 @@ fn listener(view: &View<'_>, number: usize, listener: &Listener) -> ListenerStat
         receive_queue_bytes: (!is_tcp).then(|| view.receive_queue(number).0),
         open: view.sum_listener(number, |counters| counters.open.get()),
         total: view.sum_listener(number, |counters| counters.accepted.get()),
+        waiting: view.sum_listener(number, |counters| counters.waiting.get()),
     }
 }
 

@@ -17,10 +17,10 @@ use super::{
 };
 use crate::{
     config::{
-        Upstream,
+        Place, Upstream,
         rules::{Balance, UpstreamRules},
     },
-    table::{ServerCell, octets},
+    table::{Presence, ServerCell, octets},
 };
 
 /// Tries to get a place at a server, when other workers try at the same moment.
@@ -153,6 +153,13 @@ fn key(address: SocketAddr) -> u64 {
 fn key_of_ip(ip: IpAddr) -> u64 {
     let bits = u128::from_be_bytes(octets(ip));
     mixed(mixed((bits >> 64) as u64) ^ bits as u64)
+}
+
+/// Whether an upstream has no server at all because its names have no address yet.
+pub fn is_unresolved(lane: &Lane, (number, upstream): (usize, &Upstream)) -> bool {
+    let has_names = upstream.servers.iter().any(|server| matches!(server.place, Place::Name { .. }));
+    let cells = || lane.table.servers().get(slots_of(lane, (number, upstream)));
+    has_names && !cells().is_some_and(|cells| cells.iter().any(|cell| cell.presence() == Presence::Present))
 }
 
 /// The slots of an upstream's servers; vacant ones among them.

@@ -68,7 +68,7 @@ pub fn destination(lane: &Lane, server: u32) -> Option<Destination> {
     if identity.address.port() > 0 {
         return Some(Destination::Internet(identity.address));
     }
-    let upstream = lane.config.upstream_of_slot(server as usize)?;
+    let (_, upstream) = lane.config.upstream_of_slot(server as usize)?;
     let Origin::Settings(number) = identity.origin else { return None };
     match &upstream.servers.get(number as usize)?.place {
         Place::Unix(path) => Some(Destination::Unix(path)),
@@ -101,7 +101,8 @@ pub fn note_success(lane: &Lane, server: u32, now_ms: u32) {
 
 fn ejectable(lane: &Lane, server: u32) -> Option<(&'static ServerState, &Ejection)> {
     let cell = lane.table.servers().get(server as usize)?;
-    Some((&cell.state, &lane.config.upstream_of_slot(server as usize)?.rules.eject))
+    let (_, upstream) = lane.config.upstream_of_slot(server as usize)?;
+    Some((&cell.state, &upstream.rules.eject))
 }
 
 /// Whether there is such a server, or was: what a record says may be anything.
@@ -111,6 +112,6 @@ pub fn is_known(lane: &Lane, server: u32) -> bool {
 
 /// The number by which a record remembers that a server was tried: within the upstream, modulo 64.
 pub fn tried_number(lane: &Lane, server: u32) -> u32 {
-    let first = lane.config.upstream_of_slot(server as usize).map_or(0, |upstream| upstream.slots.start);
+    let first = lane.config.upstream_of_slot(server as usize).map_or(0, |(_, upstream)| upstream.slots.start);
     server.wrapping_sub(first as u32) % 64
 }

@@ -129,7 +129,7 @@ pub enum CheckKind {
     Exec,
 }
 
-/// Which of the fit servers a new connection goes to. All but the last go by weight.
+/// Which of the fit servers a new connection goes to, by weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Balance {
     /// Of two random ones, the one with fewer open connections.

@@ -366,6 +366,7 @@ impl Supervisor {
             return;
         };
         self.has_orphans = false;
+        sweep::forget_places(&self.setup.table);
         if found > 0 {
             let left = estates::leave_found(&self.setup.table, heir, 0, epoch);
             tracing::info!(

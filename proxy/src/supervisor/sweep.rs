@@ -1,7 +1,10 @@
 //! The sweep: closing what a dead pool left and nobody adopted, and what it had opened and not
 //! recorded. A connection that was accepted and not recorded is found a worker.
 
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{
+    Ordering::{Relaxed, Release, SeqCst},
+    fence,
+};
 
 use proxy_common::lease::SEATS;
 
@@ -14,7 +17,9 @@ use crate::{
         socket::{self, Protocol},
         time, unix,
     },
-    table::{GATE_LIMIT_MS, Kind, LostReason, Record, State, Table, Tag, TagCell, closed_gate, flag},
+    table::{
+        GATE_LIMIT_MS, Kind, LostReason, Presence, Record, State, Table, Tag, TagCell, closed_gate, flag,
+    },
 };
 
 /// Numbers that all workers together can have opened and not tagged, generously.
@@ -91,15 +96,35 @@ fn break_off(fd: Fd) {
     }
 }
 
+/// What a dead worker had open to servers is what its heirs are about to count in.
+fn keep_places(table: &Table, seat: u32, worker: u32) {
+    let kept = table.inherited_servers().iter().zip(table.server_counters(seat, worker));
+    for ((kept, left), _) in kept.zip(table.servers()).filter(|(_, cell)| cell.presence() != Presence::Vacant)
+    {
+        kept.open.set(kept.open.get() + left.open.get());
+    }
+    // Who sees the gauges at 0 sees these: see `Table::open_to`.
+    fence(Release);
+}
+
+/// Everything that dead workers left is adopted, or cut: it is counted where it is.
+pub fn forget_places(table: &Table) {
+    let kept = table.inherited_servers().iter().zip(table.servers());
+    let kept = kept.filter(|(_, cell)| cell.presence() != Presence::Vacant);
+    kept.for_each(|(kept, _)| kept.open.set(0));
+}
+
 /// Sets a dead pool's gauges to 0 (who adopts its flows counts them again), and says that its workers
-/// open and use nothing any more.
+/// open and use nothing any more. The places that its flows have at servers stay taken until [`forget_places`].
 pub fn clear_workers(table: &Table, seat: u32) {
     for worker in 0..table.dimensions().workers as u32 {
+        keep_places(table, seat, worker);
         let block = table.worker(seat, worker);
         let gauges =
             [&block.connections, &block.udp_flows, &block.pipes_free, &block.pipes_lent, &block.pipes_wanted];
         let listeners = table.listener_counters(seat, worker).iter();
-        let listeners = listeners.flat_map(|counters| [&counters.open, &counters.open_in_group]);
+        let listeners =
+            listeners.flat_map(|counters| [&counters.open, &counters.open_in_group, &counters.waiting]);
         let servers = table.used_server_counters(seat, worker).map(|counters| &counters.open);
         gauges.into_iter().chain(listeners).chain(servers).for_each(|gauge| gauge.set(0));
         block.pipe_gifts.iter().for_each(|gift| gift.set(0));

@@ -97,3 +97,26 @@ fn what_was_accepted_at_a_unix_socket_and_never_used_is_the_listeners() {
     assert_eq!(listener_of(&config, accepted), None);
     assert_eq!(listener_of(&config, Fd::keep(listener)), None);
 }
+
+#[test]
+fn places_at_servers_stay_taken_until_all_is_adopted() {
+    let dimensions = Dimensions {
+        descriptors: 64,
+        workers: 2,
+        listeners: 1,
+        upstreams: 1,
+        servers: 2,
+        counts_sources: false,
+    };
+    let (_, table) = Table::create(dimensions).unwrap();
+    table.servers()[1].set_presence(Presence::Retired);
+    (0..3).for_each(|_| table.server_counters(0, 1)[1].open.up());
+    table.server_counters(1, 0)[1].open.up();
+    for _ in 0..2 {
+        clear_workers(&table, 0);
+        assert_eq!((table.open_to(0), table.open_to(1)), (0, 4));
+        assert_eq!(table.server_counters(0, 1)[1].open.get(), 0);
+    }
+    forget_places(&table);
+    assert_eq!(table.open_to(1), 1);
+}

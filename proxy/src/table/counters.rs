@@ -118,7 +118,7 @@ pub enum Rejection {
     SourceLimit,
     /// Its listener's `max_connection_rate` is reached.
     Rate,
-    /// All upstream servers have as many connections as they may have.
+    /// All upstream servers have as many connections as they may have, and it may not wait.
     ServersFull,
     /// It has to begin with a PROXY header, and began with something else.
     HeaderInvalid,
@@ -128,11 +128,13 @@ pub enum Rejection {
     HeaderMissing,
     /// A server cannot be connected to from the client's address, as its upstream wants.
     Source,
+    /// It has waited for a server with room for the upstream's `queue_timeout`.
+    QueueTimeout,
 }
 
 impl Rejection {
     /// All, with their label values.
-    pub const ALL: [(Self, &'static str); 12] = [
+    pub const ALL: [(Self, &'static str); 13] = [
         (Self::Limit, "limit"),
         (Self::Descriptors, "descriptors"),
         (Self::Upstream, "upstream"),
@@ -145,6 +147,7 @@ impl Rejection {
         (Self::HeaderTimeout, "header_timeout"),
         (Self::HeaderMissing, "header_missing"),
         (Self::Source, "source"),
+        (Self::QueueTimeout, "queue_timeout"),
     ];
 }
 
@@ -210,6 +213,10 @@ pub struct ListenerCounters {
     pub open_in_group: Gauge,
     /// Rejected connections, by [`Rejection`].
     pub rejected: [Counter; Rejection::ALL.len()],
+    /// Connections that wait for a server.
+    pub waiting: Gauge,
+    /// Connections that have waited for one, or do.
+    pub waited: Counter,
     /// Bytes from clients.
     pub received_bytes: Counter,
     /// Bytes to clients.
@@ -256,6 +263,8 @@ impl Counted for ListenerCounters {
             open: _,
             open_in_group: _,
             rejected,
+            waiting: _,
+            waited,
             received_bytes,
             sent_bytes,
             datagrams_received,
@@ -268,6 +277,7 @@ impl Counted for ListenerCounters {
         for ((_, reason), count) in Rejection::ALL.iter().zip(rejected) {
             visit(&["rejected", reason], count);
         }
+        visit(&["waited"], waited);
         visit(&["received_bytes"], received_bytes);
         visit(&["sent_bytes"], sent_bytes);
         visit(&["datagrams_received"], datagrams_received);

@@ -16,6 +16,8 @@ pub const UNAUDITED: u32 = 1 << 6;
 /// UDP: its server takes no datagrams, or it has had its last answer. Set by whoever has seen it; the owner
 /// ends the flow. The only flag of a UDP flow that changes, so that several may set it.
 pub const FAILED: u32 = 1 << 7;
+/// TCP: it waits for a server. (Where a UDP flow has [`FAILED`].)
+pub const QUEUED: u32 = 1 << 7;
 /// It is a UDP flow, whatever its tag says.
 pub const UDP: u32 = 1 << 8;
 /// TCP: the client was let in, and is counted for its source.

@@ -48,7 +48,7 @@ pub use work::{AdoptedState, Lost, LostReason, WorkerCounters};
 use std::{
     hash::{BuildHasher as _, RandomState},
     io,
-    sync::atomic::{AtomicU32, AtomicU64},
+    sync::atomic::{AtomicU32, AtomicU64, Ordering::Acquire, fence},
 };
 
 use crate::sys::{Fd, epoll::EventBuffer, memory::SharedMemory};
@@ -274,7 +274,7 @@ impl Table {
         &self.all_listener_counters()[self.all_workers() * self.dimensions.listeners..]
     }
 
-    /// What was inherited of upstream servers.
+    /// What was inherited of upstream servers. Its gauge is what dead workers of this supervisor's have left open.
     pub fn inherited_servers(&self) -> &'static [ServerCounters] {
         &self.all_server_counters()[self.all_workers() * self.dimensions.servers..]
     }
@@ -391,9 +391,13 @@ impl Table {
         Sources::new(self.memory.slice(self.layout.sources, lanes * Sources::CELLS))
     }
 
-    /// Connections and flows open to a server.
+    /// Connections and flows open to a server, with those that wait for their heirs. (While these adopt them some are
+    /// counted twice.)
     pub fn open_to(&self, server: usize) -> u64 {
-        self.lanes().map(|(seat, worker)| self.server_counters(seat, worker)[server].open.get()).sum()
+        let open = |(seat, worker)| self.server_counters(seat, worker)[server].open.get();
+        let sum = self.lanes().map(open).sum::<u64>();
+        fence(Acquire);
+        sum + self.inherited_servers()[server].open.get()
     }
 
     /// Seat and number of all workers.

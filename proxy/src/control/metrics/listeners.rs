@@ -9,10 +9,20 @@ use crate::{
 pub fn families(view: &View<'_>) -> Vec<Family> {
     let open = |counters: &ListenerCounters| counters.open.get();
     let gauge = Family::gauge("proxy_listener_connections", "TCP connections open now.");
-    let mut families = vec![summed(view, gauge, open)];
+    let waiting = Family::gauge(
+        "proxy_listener_connections_waiting",
+        "TCP connections that wait for an upstream server with room, or with an address.",
+    );
+    let mut families =
+        vec![summed(view, gauge, open), summed(view, waiting, |counters| counters.waiting.get())];
     type Quantity = fn(&ListenerCounters) -> u64;
-    let counters: [(&str, &str, Quantity); 3] = [
+    let counters: [(&str, &str, Quantity); 4] = [
         ("proxy_listener_connections_total", "TCP connections accepted.", |counters| counters.accepted.get()),
+        (
+            "proxy_listener_connections_waited_total",
+            "TCP connections that have waited for an upstream server, or do.",
+            |counters| counters.waited.get(),
+        ),
         ("proxy_listener_received_bytes_total", "Bytes received from clients.", |counters| {
             counters.received_bytes.get()
         }),

@@ -93,7 +93,11 @@ impl Tcp {
                 // EEXIST cannot be: this worker's set has never seen it. If the dead one's has, both tell.
                 let _ = epoll::add(lane.set, client, epoll::FLOW, token.encode());
                 self.drop_upstream(lane, client, record);
-                self.prelude(lane, client, record, now_ms);
+                if record.has(flag::QUEUED) {
+                    self.wait_on(lane, client, record);
+                } else {
+                    self.prelude(lane, client, record, now_ms);
+                }
                 AdoptedState::Accepted
             }
             _ if was_reset => {
@@ -232,17 +236,6 @@ impl Tcp {
         }
     }
 
-    /// Forgets an upstream connection that is no server's fault.
-    fn drop_upstream(&mut self, lane: &Lane, client: Fd, record: &'static Record) {
-        if let Some(server) = record.server() {
-            lane.server(server).open.down();
-            record.set_server(None);
-        }
-        if let Some(upstream) = connect::forget_upstream(lane, client, record) {
-            lane.close(upstream);
-        }
-    }
-
     /// Resets a connection that cannot be carried on, and counts why.
     fn lose(&mut self, lane: &Lane, client: Fd, record: &'static Record, reason: LostReason) {
         lane.block().counters.lost.tcp[reason as usize].add(1);
@@ -258,6 +251,9 @@ impl Tcp {
         }
         if record.has(flag::ADMITTED) {
             admission::count_source(lane, record.listener(), record.client().ip());
+        }
+        if record.has(flag::QUEUED) {
+            lane.listener(record.listener()).waiting.up();
         }
         if let Some(server) = record.server() {
             lane.server(server).open.up();

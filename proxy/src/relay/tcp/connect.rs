@@ -8,7 +8,7 @@ use crate::{
     relay::{
         Lane,
         balance::Choice,
-        chooser::Seeker,
+        chooser::{self, Seeker},
         millis,
         servers::{self, Destination},
         token::Token,
@@ -23,32 +23,69 @@ use crate::{
     table::{ConnectFailure, Direction, Ending, Kind, Part, Record, Rejection, State, Tag, Window, flag},
 };
 
-use super::{Deadline, Tcp, await_connect, header, own_record};
+use super::{Deadline, Tcp, await_connect, header, own_record, queue};
+
+/// What came of trying to connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Attempt {
+    /// It connects, or was turned away.
+    Over,
+    /// There is no server for it now.
+    MustWait,
+}
 
 impl Tcp {
-    /// Chooses a server and starts to connect to it; if none is left, the client is reset.
+    /// Chooses a server and starts to connect to it; lets the client wait if it has to, and if none is left, resets it.
     pub(super) fn connect(&mut self, lane: &Lane, client: Fd, record: &'static Record, now_ms: u32) {
+        let Some((upstream, _)) = servers::upstream_of(lane, record) else {
+            return self.reject(lane, client, record, Rejection::Upstream);
+        };
+        if !self.is_waited(upstream) {
+            if self.try_connect(lane, client, record, now_ms) == Attempt::Over {
+                return;
+            }
+            if let Some(refusal) = queue::refusal(lane, record, upstream, now_ms) {
+                return self.reject(lane, client, record, refusal);
+            }
+        }
+        self.wait(lane, client, record, upstream);
+    }
+
+    /// The same, for one that nobody is before.
+    pub(super) fn try_connect(
+        &mut self,
+        lane: &Lane,
+        client: Fd,
+        record: &'static Record,
+        now_ms: u32,
+    ) -> Attempt {
         let retries = servers::rules(lane, record).retries;
         while record.tried().count_ones() <= retries {
             let server = match self.claim_server(lane, record, now_ms) {
                 Choice::Server(server) => server,
-                Choice::Full => return self.reject(lane, client, record, Rejection::ServersFull),
+                Choice::Full => return Attempt::MustWait,
+                Choice::None if is_too_early(lane, record) => return Attempt::MustWait,
                 Choice::None => break,
             };
+            self.leave_queue(lane, client, record);
             record.set_server(Some(server));
             fault::point(Point::ConnectChosen);
             match open_upstream(lane, client, record, server, now_ms) {
                 Ok(()) => {
                     let (generation, at_ms) = (record.generation(), runs_out(lane, record));
                     await_connect(&mut self.connecting, Deadline { client, generation, at_ms });
-                    return;
+                    return Attempt::Over;
                 }
                 // No server's fault, and no other one would do better.
-                Err(Obstacle::Ours(reason)) => return self.reject(lane, client, record, reason),
+                Err(Obstacle::Ours(reason)) => {
+                    self.reject(lane, client, record, reason);
+                    return Attempt::Over;
+                }
                 Err(Obstacle::Servers(error)) => self.give_up(lane, client, record, classify(&error), now_ms),
             }
         }
         self.reject(lane, client, record, Rejection::Upstream);
+        Attempt::Over
     }
 
     fn claim_server(&mut self, lane: &Lane, record: &Record, now_ms: u32) -> Choice<u32> {
@@ -148,22 +185,32 @@ impl Tcp {
         now_ms: u32,
     ) {
         if let Some(server) = record.server() {
-            let counters = lane.server(server);
-            counters.failures[failure as usize].add(1);
-            counters.open.down();
+            lane.server(server).failures[failure as usize].add(1);
             servers::note_failure(lane, server, now_ms);
             record.set_tried(servers::tried_number(lane, server));
-            record.set_server(None);
         }
+        self.drop_upstream(lane, client, record);
+    }
+
+    /// Forgets an upstream connection. Its place is free only when the server is told of its end.
+    pub(super) fn drop_upstream(&mut self, lane: &Lane, client: Fd, record: &'static Record) {
+        let server = record.server();
+        record.set_server(None);
         if let Some(upstream) = forget_upstream(lane, client, record) {
             fault::point(Point::ConnectForgotten);
             lane.close(upstream);
         }
+        server.into_iter().for_each(|server| self.free_place(lane, server));
     }
 }
 
+/// Whether no server of its upstream is known yet.
+fn is_too_early(lane: &Lane, record: &Record) -> bool {
+    servers::upstream_of(lane, record).is_some_and(|upstream| chooser::is_unresolved(lane, upstream))
+}
+
 /// Forgets the upstream socket, but not when the connection was accepted. Answers the socket, which is to be closed.
-pub(super) fn forget_upstream(lane: &Lane, client: Fd, record: &Record) -> Option<Fd> {
+fn forget_upstream(lane: &Lane, client: Fd, record: &Record) -> Option<Fd> {
     let upstream = record.upstream()?;
     record.set_opened(lane.table.accepted_ms(client, record));
     record.set_upstream(None);

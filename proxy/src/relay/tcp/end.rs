@@ -79,18 +79,19 @@ impl Tcp {
                 self.pipes.give_back_dirty(lane, pipe);
             }
         }
+        self.leave_queue(lane, client, record);
         lane.block().connections.down();
         lane.count_closed(record.listener());
         if record.has(flag::ADMITTED) {
             admission::uncount_source(lane, record.listener(), record.client().ip());
         }
-        if let Some(server) = record.server() {
-            lane.server(server).open.down();
-        }
         if let Some(upstream) = record.upstream() {
             record.set_upstream(None);
             fault::point(Point::CloseForgotten);
             lane.close(upstream);
+        }
+        if let Some(server) = record.server() {
+            self.free_place(lane, server);
         }
         record.set_state(State::Free);
         fault::point(Point::CloseFreed);

@@ -11,6 +11,7 @@ mod half;
 mod header;
 mod positions;
 mod prelude;
+mod queue;
 pub mod shared;
 mod sni;
 mod turns;
@@ -31,6 +32,7 @@ use super::{
     token::Token,
 };
 use half::{Half, Outcome};
+use queue::Queues;
 use turns::{Turn, Turns};
 
 /// Turns between two heartbeats: 6 MB at most, a few milliseconds.
@@ -48,6 +50,7 @@ struct Deadline {
 pub struct Tcp {
     pipes: Pipes,
     chooser: Chooser,
+    queues: Queues,
     /// Halves whose budget ended.
     turns: Turns,
     /// Halves that wait for a pipe.
@@ -64,6 +67,7 @@ impl Tcp {
         Self {
             pipes,
             chooser: Chooser::new(fastrand::Rng::new()),
+            queues: Queues::default(),
             turns: Turns::default(),
             waiting: Turns::default(),
             connecting: VecDeque::new(),
@@ -73,7 +77,7 @@ impl Tcp {
 
     /// Whether there is work that no event will tell of.
     pub fn has_turns(&self) -> bool {
-        self.turns.len() > 0
+        self.turns.len() > 0 || self.queues.is_ready()
     }
 
     /// An event of a connection's socket to its client or to its server.
@@ -93,6 +97,7 @@ impl Tcp {
         }
         match (record.state(), direction) {
             (State::Connecting, Direction::Down) => self.on_connect(lane, client, record, mask, now_ms),
+            (State::Accepted, _) if record.has(flag::QUEUED) => self.on_waiting(lane, client, record, mask),
             (State::Connecting | State::Accepted, _)
                 if mask & epoll::ERR != 0 && socket::take_error(client).is_some() =>
             {
@@ -196,13 +201,15 @@ impl Tcp {
     }
 
     /// Gives halves that wait a turn each, as many as were waiting at the call and no more than the
-    /// heartbeat allows; the others have theirs after the next look at the events.
+    /// heartbeat allows; the others have theirs after the next look at the events. Then connections that wait for
+    /// a server, likewise.
     pub fn run_turns(&mut self, lane: &Lane, now_ms: u32) {
         for _ in 0..self.turns.len().min(TURNS_PER_BEAT) {
             if let Some(turn) = self.turns.pop() {
                 self.resume(lane, turn, now_ms);
             }
         }
+        self.serve_queues(lane, now_ms);
     }
 
     /// What is due now and then: pipes, connects out of time, listening sockets to try again.
@@ -212,6 +219,7 @@ impl Tcp {
             self.turns.push(turn);
         }
         self.expire_connects(lane, now_ms);
+        self.tick_queues(lane, now_ms);
         self.unpause(lane);
         self.tend_shared(lane, now_ms);
     }

@@ -34,9 +34,11 @@ table! {
         transparent: Option<Given<bool>> [.default("false")];
         /// What becomes of open connections to a server that is down by its health checks: they go on, or are reset.
         on_down: Option<Given<OnDown>> [.default(r#""keep""#)];
-        /// Time in which a server that comes up gets up to its share, beginning with a tenth of it.
+        /// Time in which a server that comes up, or back after an ejection, gets up to its share, beginning with a tenth
+        /// of it. Not by `"source-hash"`.
         slow_start: Option<Given<Duration>> [.without("its whole share at once").like(r#""30s""#).times(LONG)];
-        /// How long a connection waits while all servers have their `max_connections`; then it is reset.
+        /// How long a connection waits while all servers have their `max_connections`, counted from when it was
+        /// accepted; then it is reset.
         queue_timeout: Option<Given<Duration>> [.without("reset at once").like(r#""10s""#).times(LONG)];
         /// Idle time before TCP keepalive asks whether the server is still there; in whole seconds.
         keepalive: Option<Given<Duration>> [.without(THEIRS).like(r#""60s""#).times(KEEPALIVE)];
@@ -61,7 +63,7 @@ table! {
         address: Given<String> [.like(r#""10.0.0.1:5432""#)];
         /// Its share of the traffic, beside the others' weights; 0: nothing new.
         weight: Option<Given<u32>> [.default("1").numbers(0, 1000)];
-        /// It gets traffic only while no server that is no backup is up.
+        /// It gets traffic only while no server that is no backup is up, not passed over, and not full.
         backup: Option<Given<bool>> [.default("false")];
         /// Limit on open connections and UDP flows to it.
         max_connections: Option<Given<u32>> [.without("none").like("100").numbers(1, MOST)];
@@ -73,7 +75,8 @@ table! {
     "[upstream.NAME.eject]" EjectSettings {
         /// After so many failures in a row; 0: never.
         failures: Option<Given<u32>> [.default("1").numbers(0, 1000)];
-        /// For so long at first, and twice as long each further time.
+        /// For so long at first, and twice as long each further time; half as long again for each such time that it
+        /// was up in between.
         time: Option<Given<Duration>> [.default(r#""1s""#).times(TIMES)];
         /// At most so long.
         max_time: Option<Given<Duration>> [.default(r#""60s""#).times(TIMES)];

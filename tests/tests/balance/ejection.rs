@@ -1,0 +1,110 @@
+//! Servers that fail: how often they are tried, how long they are passed over, and how they come back.
+
+use std::time::Instant;
+
+use proxy_tests::clients::{Outcome, ask_tcp, connect};
+use proxy_tests::net::{at, isolate};
+use proxy_tests::proxy::Proxy;
+use proxy_tests::servers::{self, BlackHole};
+use proxy_tests::wait::until_true;
+
+use super::*;
+
+const FAILURES: &str = "proxy_upstream_server_connect_failures_total";
+const EJECTIONS: &str = "proxy_upstream_server_ejections_total";
+const CONNECTIONS: &str = "proxy_upstream_server_connections_total";
+
+/// How many of so many connections are answered, and how many reset.
+#[track_caller]
+fn ask(count: usize) -> (usize, usize) {
+    let outcomes: Vec<_> = (0..count).map(|_| ask_tcp(at(LISTEN), "hello", TIMEOUT)).collect();
+    let reset = outcomes.iter().filter(|outcome| **outcome == Outcome::Reset).count();
+    (outcomes.iter().filter(|outcome| outcome.answered()).count(), reset)
+}
+
+#[test]
+fn so_many_failures_eject_a_server_through_deaths_hangs_and_reloads() {
+    isolate();
+    let _good = servers::Tcp::lines(A, "A");
+    let upstream =
+        "balance = \"round-robin\"\nretries = 0\neject = { failures = 3, time = \"1h\", max_time = \"1h\" }";
+    let proxy = with(upstream, &[(A, ""), (B, "")]).flag("--workers", "1").start();
+    assert_eq!(ask(30), (27, 3));
+    for upheaval in Upheaval::ALL {
+        upheaval.strike(&proxy);
+        assert_eq!(ask(10), (10, 0), "{upheaval:?}");
+        let metrics = proxy.metrics();
+        let sums = [FAILURES, EJECTIONS].map(|name| metrics.sum(name, &[("server", B)]));
+        assert_eq!(sums, [3.0, 1.0], "{upheaval:?}");
+    }
+}
+
+#[test]
+fn never_ejected_is_tried_for_ever() {
+    isolate();
+    let proxy = with("retries = 0\neject = { failures = 0 }", &[(A, "")]).start();
+    assert_eq!(ask(10), (0, 10));
+    let metrics = proxy.metrics();
+    assert_eq!([FAILURES, EJECTIONS].map(|name| metrics.sum(name, &[])), [10.0, 0.0]);
+}
+
+/// How many of so many connections go to A.
+#[track_caller]
+fn share(proxy: &Proxy, count: usize) -> f64 {
+    let made = || proxy.metrics().sum(CONNECTIONS, &[("server", A)]);
+    let before = made();
+    assert_eq!(ask(count), (count, 0));
+    made() - before
+}
+
+/// A and B; A is back after an ejection.
+#[track_caller]
+fn with_one_that_is_back(slow_start: &str) -> (Proxy, [servers::Tcp; 2]) {
+    isolate();
+    let b = servers::Tcp::lines(B, "B");
+    let upstream =
+        format!("balance = \"round-robin\"\nslow_start = \"{slow_start}\"\neject = {{ time = \"50ms\" }}");
+    let proxy = with(&upstream, &[(A, ""), (B, "")]).flag("--workers", "1").start();
+    assert_eq!(ask(2), (2, 0));
+    proxy.until_metric(EJECTIONS, &[("server", A)], 1.0);
+    let a = servers::Tcp::lines(A, "A");
+    until_true("it is used again", || share(&proxy, 1) > 0.0);
+    (proxy, [a, b])
+}
+
+#[test]
+fn a_server_that_is_back_begins_with_a_tenth_through_deaths_hangs_and_reloads() {
+    let (proxy, _servers) = with_one_that_is_back("1h");
+    // A tenth of what the other gets.
+    let few = share(&proxy, 55);
+    assert!((3.0..=7.0).contains(&few), "{few}");
+    for upheaval in Upheaval::ALL {
+        upheaval.strike(&proxy);
+        let few = share(&proxy, 33);
+        assert!((1.0..=5.0).contains(&few), "{upheaval:?}: {few}");
+    }
+}
+
+#[test]
+fn and_has_its_whole_share_in_the_end() {
+    let (proxy, _servers) = with_one_that_is_back("1s");
+    until_true("it has half of all", || share(&proxy, 20) == 10.0);
+}
+
+/// Each upstream has its own limit on connecting, whatever was begun before.
+#[test]
+fn a_short_connect_timeout_does_not_wait_for_a_long_one() {
+    isolate();
+    let _holes = (BlackHole::start(A), BlackHole::start(B));
+    let other = "[[listener]]\nname = \"m\"\nbind = [\"tcp://127.0.0.1:8081\"]\nupstream = \"v\"\n\
+                 [upstream.v]\nconnect_timeout = \"60s\"\n[[upstream.v.server]]\naddress = \"127.0.0.1:9002\"\n";
+    let text = settings("connect_timeout = \"300ms\"", &[(A, "")]);
+    let proxy = Proxy::builder().settings(&format!("{other}{text}")).start();
+    let _slow = connect(at("127.0.0.1:8081"));
+    proxy.until_metric("proxy_upstream_server_connections", &[("upstream", "v")], 1.0);
+    let begun = Instant::now();
+    assert_eq!(ask(1), (0, 1));
+    assert!(begun.elapsed() < Duration::from_secs(15));
+    proxy.until_metric(FAILURES, &[("upstream", "u"), ("reason", "timeout")], 1.0);
+    assert_eq!(proxy.metrics().sum("proxy_upstream_server_connections", &[("upstream", "v")]), 1.0);
+}
