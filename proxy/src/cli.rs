@@ -40,6 +40,8 @@ pub enum Verb {
     Reload(ControlArgs),
     /// Hand everything over to another binary, without closing a connection
     Upgrade(UpgradeArgs),
+    /// Look at upstream servers, and change them while the proxy runs
+    Upstream(UpstreamArgs),
     /// Print what a shell completes the command line by
     Completions(CompletionsArgs),
 }
@@ -158,6 +160,72 @@ pub struct UpgradeArgs {
     /// The new binary [default: what is now at the path that the running one was started by]
     #[arg(long, value_name = "PATH")]
     pub binary: Option<PathBuf>,
+}
+
+/// `upstream`, and what follows it. Where there is one upstream only, its name may be left out.
+#[derive(Args, Clone, Debug)]
+pub struct UpstreamArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: UpstreamVerb,
+    /// The running proxy's control socket
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_CONTROL, global = true)]
+    pub control: PathBuf,
+}
+
+/// The verbs of `upstream`. A server is named as in the list; what is ordered holds until it is undone, through
+/// takeovers, reloads and upgrades.
+#[derive(Clone, Debug, Subcommand)]
+pub enum UpstreamVerb {
+    /// Show upstreams and their servers
+    List {
+        /// The upstream [default: all]
+        upstream: Option<String>,
+        /// Answer in JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Send nothing new to a server; what is open goes on
+    #[command(override_usage = "proxy upstream drain [OPTIONS] [UPSTREAM] SERVER")]
+    Drain {
+        /// The upstream, and the server
+        #[arg(required = true, num_args = 1..=2, value_name = "[UPSTREAM] SERVER")]
+        words: Vec<String>,
+    },
+    /// Give a drained server its share again
+    #[command(override_usage = "proxy upstream ready [OPTIONS] [UPSTREAM] SERVER")]
+    Ready {
+        /// The upstream, and the server
+        #[arg(required = true, num_args = 1..=2, value_name = "[UPSTREAM] SERVER")]
+        words: Vec<String>,
+    },
+    /// Change a server's share: 0 to 1000, or default for what the settings say
+    #[command(override_usage = "proxy upstream weight [OPTIONS] [UPSTREAM] SERVER N|default")]
+    Weight {
+        /// The upstream, the server, and the weight
+        #[arg(required = true, num_args = 2..=3, value_name = "[UPSTREAM] SERVER N|default")]
+        words: Vec<String>,
+    },
+    /// Add a server, until it is removed
+    #[command(override_usage = "proxy upstream add [OPTIONS] [UPSTREAM] ADDRESS")]
+    Add {
+        /// The upstream, and where the server is: IP:PORT
+        #[arg(required = true, num_args = 1..=2, value_name = "[UPSTREAM] ADDRESS")]
+        words: Vec<String>,
+        /// Its share [default: 1]
+        #[arg(long, value_name = "N")]
+        weight: Option<u32>,
+        /// Send traffic there only while no other server can take it
+        #[arg(long)]
+        backup: bool,
+    },
+    /// Remove a server that was added; what is open goes on
+    #[command(override_usage = "proxy upstream remove [OPTIONS] [UPSTREAM] SERVER")]
+    Remove {
+        /// The upstream, and the server
+        #[arg(required = true, num_args = 1..=2, value_name = "[UPSTREAM] SERVER")]
+        words: Vec<String>,
+    },
 }
 
 /// The argument of `completions`.

@@ -26,7 +26,7 @@ use crate::{
 
 pub use crate::settings::ConfigError;
 use rules::{AccessLog, ListenerRules, UpstreamRules};
-pub use upstreams::{MAX_SERVERS, Place, SPARE_SLOTS, ServerSettings};
+pub use upstreams::{ADDRESSES_OF_A_NAME, MAX_SERVERS, Place, SPARE_SLOTS, ServerSettings, own_listener};
 
 /// A listener's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -39,6 +39,8 @@ pub struct Ledger {
     listeners: BTreeMap<String, Counts>,
     /// By upstream server.
     servers: BTreeMap<String, Counts>,
+    /// By upstream.
+    upstreams: BTreeMap<String, Counts>,
     /// By listener, seat and reason.
     verdicts: BTreeMap<String, [Counts; SEATS]>,
 }
@@ -61,11 +63,13 @@ impl Ledger {
         for (number, label) in listeners(config).enumerate() {
             merge(ledger.listeners.entry(label).or_default(), sum(table.counters_of_listener(number)));
         }
+        for (number, upstream) in config.upstreams.iter().enumerate() {
+            merge(ledger.upstreams.entry(upstream.name.clone()).or_default(), sum([table.upstream(number)]));
+        }
         for slot in slots::all(config, table) {
-            merge(
-                ledger.servers.entry(label(&slot)).or_default(),
-                sum(table.counters_of_server(slot.number)),
-            );
+            let counts = ledger.servers.entry(label(&slot)).or_default();
+            merge(counts, sum(table.counters_of_server(slot.number)));
+            merge(counts, sum([&table.checks()[slot.number]]));
         }
         ledger
     }
@@ -105,10 +109,15 @@ impl Ledger {
         for (label, inherited) in listeners(config).zip(table.inherited_listeners()) {
             enter(&left.remove(&label).unwrap_or_default(), inherited);
         }
+        let mut left = self.upstreams.clone();
+        for (number, upstream) in config.upstreams.iter().enumerate() {
+            enter(&left.remove(&upstream.name).unwrap_or_default(), table.upstream(number));
+        }
         let mut left = self.servers.clone();
         for slot in slots::all(config, table) {
-            let inherited = &table.inherited_servers()[slot.number];
-            enter(&left.remove(&label(&slot)).unwrap_or_default(), inherited);
+            let counts = left.remove(&label(&slot)).unwrap_or_default();
+            enter(&counts, &table.inherited_servers()[slot.number]);
+            enter(&counts, &table.checks()[slot.number]);
         }
     }
 

@@ -1,6 +1,7 @@
 //! What the end-to-end tests share: a network namespace for each test ([`net`]), what to start the
 //! proxy with ([`builder`]), the running [`proxy`] with its [`status`] and [`metrics`], a [`faulty`] one that dies
-//! where a test wants it to, its flow [`table`] to spoil, upstream [`servers`], [`clients`], verified [`traffic`]
+//! where a test wants it to, its [`settings`] file, its flow [`table`] to spoil, upstream [`servers`], a name server
+//! ([`dns`]), [`clients`], verified [`traffic`]
 //! and [`flows`], processor time withheld ([`cgroup`]), deaths of pools ([`takeover`]), upgrades and reloads
 //! ([`handover`]), a seeded [`storm`] of faults, the measurement of the [`gap`] of a takeover, Debian's
 //! [`programs`], [`reloads`] again and again, and waiting for a condition with a deadline ([`wait`]). System calls
@@ -11,6 +12,7 @@
 pub mod builder;
 pub mod cgroup;
 pub mod clients;
+pub mod dns;
 pub mod faulty;
 pub mod flows;
 pub mod gap;
@@ -24,6 +26,7 @@ pub mod programs;
 pub mod proxy;
 pub mod reloads;
 pub mod servers;
+pub mod settings;
 pub mod status;
 pub mod storm;
 pub mod sys;

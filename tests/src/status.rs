@@ -23,6 +23,12 @@ pub struct Status {
     pub draining: String,
     /// What is listened on.
     pub listeners: Vec<Listener>,
+    /// Upstream servers; versions before names are looked up anew tell less of them.
+    #[serde(default)]
+    pub servers: Vec<Server>,
+    /// Names of servers.
+    #[serde(default)]
+    pub names: Vec<Name>,
     /// The last upgrade or reload; versions that know none tell of none.
     #[serde(default)]
     pub upgrade: Upgrade,
@@ -101,6 +107,50 @@ pub struct Pool {
     pub udp_flows: u64,
 }
 
+/// One upstream server.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Server {
+    /// As given, with the address if that was a name.
+    pub name: String,
+    /// Where.
+    pub address: String,
+    /// The name of its upstream.
+    pub upstream: String,
+    /// up, unknown, ejected, down, draining or retired.
+    pub state: String,
+    /// Its share.
+    pub weight: u32,
+    /// Whether that is by order.
+    pub reweighed: bool,
+    /// Whether it is there by order.
+    pub added: bool,
+    /// Open connections and flows.
+    pub open: u64,
+    /// The last check.
+    pub check: Option<Check>,
+}
+
+/// A check that was done.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Check {
+    /// What is wrong.
+    pub error: Option<String>,
+}
+
+/// A name of servers.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Name {
+    /// As given.
+    pub name: String,
+    /// How many addresses it has.
+    pub addresses: usize,
+    /// How long ago it was answered.
+    pub answered_ms: Option<u64>,
+    /// What is wrong with the last look-up.
+    pub error: Option<String>,
+}
+
 /// Upgrades and reloads.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Upgrade {
@@ -140,6 +190,19 @@ impl Status {
     pub fn pool(&self, seat: &str) -> &Pool {
         let found = self.pools.iter().find(|pool| pool.seat == seat);
         found.unwrap_or_else(|| panic!("no seat {seat} in {self:?}"))
+    }
+
+    /// The server at this address.
+    #[track_caller]
+    pub fn server(&self, address: &str) -> &Server {
+        let found = self.servers.iter().find(|server| server.address == address);
+        found.unwrap_or_else(|| panic!("no server {address} in {:?}", self.servers))
+    }
+
+    /// The state of the server at this address; `None` if there is none.
+    pub fn state_of(&self, address: &str) -> Option<&str> {
+        let found = self.servers.iter().find(|server| server.address == address);
+        found.map(|server| server.state.as_str())
     }
 
     /// The pid of the pool in this seat.

@@ -10,7 +10,10 @@ use std::{
 };
 
 use crate::{
-    control::{Reply, status::Status},
+    control::{
+        Reply, UpstreamRequest,
+        status::{Status, UpstreamList},
+    },
     orders::Order,
 };
 
@@ -108,6 +111,33 @@ pub fn order(path: &Path, order: &Order) -> Result<(), AskError> {
     let answer = ask(path, &order.encode())?;
     match serde_json::from_str(&answer) {
         Ok(Reply::Done(_)) => Ok(()),
+        Ok(Reply::Error(why)) => Err(AskError::Refused(why)),
+        Err(error) => Err(AskError::Garbled { path: path.into(), error }),
+    }
+}
+
+/// The answer to `upstream list`, as it came and as it is understood.
+///
+/// # Errors
+/// Any.
+pub fn upstreams(path: &Path, request: &UpstreamRequest) -> Result<(String, UpstreamList), AskError> {
+    let line = ask(path, &request.encode())?;
+    if let Ok(Reply::Error(why)) = serde_json::from_str(&line) {
+        return Err(AskError::Refused(why));
+    }
+    match serde_json::from_str(&line) {
+        Ok(list) => Ok((line, list)),
+        Err(error) => Err(AskError::Garbled { path: path.into(), error }),
+    }
+}
+
+/// Has an upstream changed. Answers what has been done.
+///
+/// # Errors
+/// Any.
+pub fn change_upstream(path: &Path, request: &UpstreamRequest) -> Result<String, AskError> {
+    match serde_json::from_str(&ask(path, &request.encode())?) {
+        Ok(Reply::Done(done)) => Ok(done),
         Ok(Reply::Error(why)) => Err(AskError::Refused(why)),
         Err(error) => Err(AskError::Garbled { path: path.into(), error }),
     }

@@ -7,8 +7,10 @@ mod handover;
 mod order;
 mod progress;
 mod render;
+mod servers;
 mod status;
 mod takeovers;
+mod upstream;
 
 use std::{
     io::{self, Write},
@@ -26,6 +28,7 @@ pub use ask::AskError;
 pub fn run(verb: &Verb) -> ExitCode {
     let result = match verb {
         Verb::Status(args) => return status::run(args),
+        Verb::Upstream(args) => return upstream::run(args),
         Verb::Failover(args) => order::run(&args.control, &Order::Failover),
         Verb::Failback(args) => order::run(&args.control, &Order::Failback),
         Verb::Reload(args) => handover::reload(&args.control),

@@ -2,16 +2,17 @@
 
 use super::{
     columns::{Cell, Colour, lay_out, number, paint, word},
-    handover, takeovers,
+    handover, servers, takeovers,
 };
-use crate::control::status::{ListenerStatus, PoolStatus, ServerStatus, Status};
+use crate::control::status::{ListenerStatus, PoolStatus, Status};
 
 /// The whole, some lines.
 pub fn render(status: &Status, colours: bool) -> String {
     let mut text = headline(status, colours);
     text += &warnings(status, colours);
     let takeovers = takeovers::rows(&status.recent_takeovers);
-    let tables = [pools(status), listeners(status), servers(status), takeovers];
+    let servers = servers::rows(&status.servers);
+    let tables = [pools(status), listeners(status), servers, servers::names(&status.names), takeovers];
     for rows in tables.into_iter().filter(|rows| !rows.is_empty()) {
         text += "\n";
         text += &lay_out(&rows, colours);
@@ -137,27 +138,10 @@ fn listener_row(listener: &ListenerStatus) -> Vec<Cell> {
     ]
 }
 
-fn servers(status: &Status) -> Vec<Vec<Cell>> {
-    let mut rows =
-        vec![vec![word("SERVER"), word("UPSTREAM"), word("STATE"), number("OPEN"), number("FAILURES")]];
-    rows.extend(status.servers.iter().map(server_row));
-    rows
-}
-
-fn server_row(server: &ServerStatus) -> Vec<Cell> {
-    let state = match (server.up, server.passed_over_ms) {
-        _ if server.retired => word("retired"),
-        (true, _) => word("up").coloured(Colour::Green),
-        (false, 0) => word("failed, to be tried").coloured(Colour::Yellow),
-        (false, left) => word(format!("passed over for {left} ms")).coloured(Colour::Red),
-    };
-    vec![word(&server.name), word(&server.upstream), state, number(server.open), number(server.failures)]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::status::{SupervisorStatus, WorkerStatus};
+    use crate::control::status::{ServerStatus, SupervisorStatus, WorkerStatus};
 
     fn pool(seat: &str, state: &str, leases: [u64; 2]) -> PoolStatus {
         let worker = |lease_remaining_ms| WorkerStatus { lease_remaining_ms, ..WorkerStatus::default() };
@@ -208,6 +192,7 @@ mod tests {
                 ServerStatus {
                     name: "10.0.0.1:5432".into(),
                     upstream: "postgres".into(),
+                    state: "up".into(),
                     up: true,
                     open: 24,
                     ..ServerStatus::default()
@@ -215,6 +200,7 @@ mod tests {
                 ServerStatus {
                     name: "10.0.0.2:5432".into(),
                     upstream: "postgres".into(),
+                    state: "ejected".into(),
                     passed_over_ms: 900,
                     failures: 1,
                     ..ServerStatus::default()

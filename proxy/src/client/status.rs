@@ -70,7 +70,7 @@ fn print(text: &str) -> io::Result<()> {
 }
 
 /// Colours on a terminal, unless `NO_COLOR` is set (no-color.org).
-fn wants_colours() -> bool {
+pub fn wants_colours() -> bool {
     io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 

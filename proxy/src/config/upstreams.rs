@@ -12,7 +12,7 @@ use crate::{
 /// Most servers that are given, of all upstreams together.
 pub const MAX_SERVERS: usize = 1024;
 /// Addresses that a name may have at once.
-const ADDRESSES_OF_A_NAME: usize = 16;
+pub const ADDRESSES_OF_A_NAME: usize = 16;
 /// Servers that may be added to an upstream while the proxy runs, or that it had before.
 pub const SPARE_SLOTS: usize = 16;
 
@@ -163,11 +163,7 @@ fn not_ourselves(
     server: SocketAddr,
     listeners: &[Listener],
 ) -> Result<(), ConfigError> {
-    let reaches = |at: SocketAddr| {
-        let is_local = at.ip() == server.ip() || (at.ip().is_unspecified() && server.ip().is_loopback());
-        at.port() == server.port() && is_local
-    };
-    match listeners.iter().find(|listener| reaches(listener.address.address)) {
+    match own_listener(server, listeners) {
         None => Ok(()),
         Some(listener) => {
             let problem =
@@ -175,6 +171,15 @@ fn not_ourselves(
             Err(given.bad(problem, "give the address of the service"))
         }
     }
+}
+
+/// The listener that leads back to this proxy from an address, if there is one.
+pub fn own_listener(server: SocketAddr, listeners: &[Listener]) -> Option<&Listener> {
+    let reaches = |at: SocketAddr| {
+        let is_local = at.ip() == server.ip() || (at.ip().is_unspecified() && server.ip().is_loopback());
+        at.port() == server.port() && is_local
+    };
+    listeners.iter().find(|listener| reaches(listener.address.address))
 }
 
 /// Reads HOST:PORT. A name is not looked up here.

@@ -2,15 +2,20 @@
 //! for it; it may die and come back at any time.
 
 mod clients;
+mod health;
 mod http;
 mod metrics;
+mod names;
 mod requests;
+mod standing;
 pub mod status;
 mod supervisor;
 pub mod takeovers;
+mod upstreams;
 mod view;
 
 pub use requests::{MAX_REQUEST, Reply};
+pub use upstreams::{Request as UpstreamRequest, Wish};
 pub use view::{SEAT_NAMES, SteeringView};
 
 use anyhow::Context as _;
@@ -18,7 +23,7 @@ use tokio::net::{TcpListener, UnixListener};
 
 use crate::{
     config::Config,
-    sys::{Fd, credentials, fd, process},
+    sys::{Fd, credentials, fd, process, signal},
     table::Table,
 };
 use supervisor::Supervisor;
@@ -70,7 +75,8 @@ fn confine(context: &Context<'_>) -> anyhow::Result<()> {
         credentials::become_user(user).with_context(|| format!("cannot become user {}", user.name))?;
     }
     credentials::keep_only(&[]).context("cannot give up capabilities")?;
-    credentials::no_new_privileges().context("cannot forbid new privileges")
+    credentials::no_new_privileges().context("cannot forbid new privileges")?;
+    signal::restore_children().context("cannot collect children")
 }
 
 fn serve(context: Context<'_>) -> anyhow::Result<()> {
@@ -92,6 +98,8 @@ async fn serve_until_alone(context: Context<'_>) -> anyhow::Result<()> {
     tokio::select! {
         () = requests::serve(&control_socket, &view, &supervisor) => {}
         () = http::serve(metrics.as_ref(), &view) => {}
+        () = health::run(&view) => {}
+        () = names::run(&view) => {}
         () = supervisor.watch() => {}
     }
     Ok(())

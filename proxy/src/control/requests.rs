@@ -1,5 +1,5 @@
 //! The control socket: one line asks, one line of JSON answers, and the connection is closed.
-//! Requests are `status` and [`Order`]s.
+//! Requests are `status`, those about upstreams ([`upstreams`]), and [`Order`]s.
 
 use std::io;
 
@@ -13,6 +13,7 @@ use super::{
     clients::{self, in_time},
     status::Status,
     supervisor::Supervisor,
+    upstreams::{self, Wish},
     view::View,
 };
 use crate::orders::{MAX_MESSAGE, Order};
@@ -63,6 +64,11 @@ async fn answer(request: &str, view: &View<'_>, supervisor: &Supervisor) -> Stri
     if request == "status" {
         return json(&Status::of(view));
     }
+    match upstreams::Request::parse(request) {
+        None => {}
+        Some(Err(why)) => return error(why),
+        Some(Ok(request)) => return about_upstreams(&request, view),
+    }
     let Some(order) = Order::parse(request) else {
         return error(format!("there is no request {request:?}"));
     };
@@ -70,6 +76,14 @@ async fn answer(request: &str, view: &View<'_>, supervisor: &Supervisor) -> Stri
     match supervisor.pass(&order).await {
         Ok(()) => json(&Reply::Done(order.word().into())),
         Err(why) => error(why),
+    }
+}
+
+fn about_upstreams(request: &upstreams::Request, view: &View<'_>) -> String {
+    let upstream = request.upstream.as_deref();
+    match &request.wish {
+        Wish::List {} => upstreams::list(view, upstream).map_or_else(error, |list| json(&list)),
+        wish => upstreams::perform(view, upstream, wish).map_or_else(error, |done| json(&Reply::Done(done))),
     }
 }
 

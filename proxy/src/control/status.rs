@@ -1,6 +1,8 @@
 //! The answer to `status`. Its keys are a contract (more may be added); a client of another version
 //! reads what it knows and takes the default for what it misses.
 
+mod servers;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -9,11 +11,11 @@ use super::{
 };
 use crate::{
     config::Listener,
-    relay::balance::ejection::passed_over_ms,
-    slots::{self, Slot},
     sys::{socket::Protocol, time},
     table::{Counter, DrainState, HandoverCell, LostReason, Table},
 };
+
+pub use servers::{CheckStatus, NameStatus, ServerStatus, UpstreamList, UpstreamStatus, upstream};
 
 const NS_PER_MS: u64 = 1_000_000;
 
@@ -45,6 +47,8 @@ pub struct Status {
     pub listeners: Vec<ListenerStatus>,
     /// In the order of the settings.
     pub servers: Vec<ServerStatus>,
+    /// Names that servers are given by.
+    pub names: Vec<NameStatus>,
     /// The process that answers.
     pub control: ControlStatus,
 }
@@ -162,31 +166,6 @@ pub struct ListenerStatus {
     pub waiting: u64,
 }
 
-/// An upstream server.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ServerStatus {
-    /// As given, with the address if that was a name.
-    pub name: String,
-    /// Where.
-    pub address: String,
-    /// The settings have it no more: what is open goes on.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub retired: bool,
-    /// The name of its upstream.
-    pub upstream: String,
-    /// Whether the last attempt to reach it went well.
-    pub up: bool,
-    /// How long it is still passed over.
-    pub passed_over_ms: u32,
-    /// Open connections and flows.
-    pub open: u64,
-    /// Failed attempts to connect, of all times.
-    pub failures: u64,
-    /// Times that it was ejected, of all times.
-    pub ejections: u64,
-}
-
 impl Status {
     /// Reads it.
     pub(super) fn of(view: &View<'_>) -> Self {
@@ -216,7 +195,8 @@ impl Status {
                 .enumerate()
                 .map(|(number, given)| listener(view, number, given))
                 .collect(),
-            servers: slots::all(view.config, &view.table).map(|slot| server(view, &slot)).collect(),
+            servers: servers::servers(view),
+            names: servers::names(view),
             control: ControlStatus { pid: std::process::id() as i32, restarts: block.control_restarts.get() },
         }
     }
@@ -289,23 +269,5 @@ fn listener(view: &View<'_>, number: usize, listener: &Listener) -> ListenerStat
         open: view.sum_listener(number, |counters| counters.open.get()),
         total: view.sum_listener(number, |counters| counters.accepted.get()),
         waiting: view.sum_listener(number, |counters| counters.waiting.get()),
-    }
-}
-
-fn server(view: &View<'_>, slot: &Slot<'_>) -> ServerStatus {
-    let state = &slot.cell.state;
-    let counters = || view.table.counters_of_server(slot.number);
-    ServerStatus {
-        name: slot.name(),
-        address: slot.address(),
-        upstream: slot.upstream.name.clone(),
-        retired: slot.is_retired(),
-        up: state.failures.load(std::sync::atomic::Ordering::Relaxed) == 0,
-        passed_over_ms: passed_over_ms(state, &slot.upstream.rules.eject, time::monotonic_ms() as u32),
-        open: counters().map(|counters| counters.open.get()).sum(),
-        ejections: counters().fold(0, |sum, counters| counters.ejections.get().wrapping_add(sum)),
-        failures: counters()
-            .flat_map(|counters| &counters.failures)
-            .fold(0, |sum, count| count.get().wrapping_add(sum)),
     }
 }

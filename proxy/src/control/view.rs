@@ -1,13 +1,13 @@
 //! What control reads: the flow table, the steering maps and the listening sockets.
 
-use std::cell::Cell;
+use std::{cell::Cell, time::Duration};
 
 use proxy_common::{
     lease::{Liveness, PRIMARY, STANDBY},
     steer::{self, Reason},
 };
 
-use super::Context;
+use super::{Context, health, names};
 use crate::{
     config::Config,
     steering::Steering,
@@ -16,7 +16,7 @@ use crate::{
         socket::{self, Protocol},
         socket_memory, time,
     },
-    table::{DrainState, ListenerCounters, Table},
+    table::{DrainState, HandoverState, ListenerCounters, Table},
 };
 
 /// The seats with the names that they have in metrics, status and logs.
@@ -24,6 +24,9 @@ pub const SEAT_NAMES: [(u32, &str); 2] = [(PRIMARY, "primary"), (STANDBY, "stand
 
 /// A supervisor that has not looked for so long is dead, stopped, or starved: nobody is protected.
 const SILENCE_NS: u64 = 1_000_000_000;
+
+/// How often it is looked whether a handover has ended.
+const MOVING_LOOK: Duration = Duration::from_millis(5);
 
 /// What control reads of the steering.
 pub trait SteeringView {
@@ -49,6 +52,10 @@ pub struct View<'a> {
     pub table: Table,
     pub steering: &'a dyn SteeringView,
     listening: &'a [Vec<Fd>],
+    /// What the last check of each server said.
+    pub checks: health::Notes,
+    /// What is known of names.
+    pub names: names::Notes,
     /// Clients of the control socket that were turned away.
     pub control_refused: Cell<u64>,
     /// Clients of the metrics address that were turned away.
@@ -64,6 +71,8 @@ impl<'a> View<'a> {
             table: context.table,
             steering: context.steering,
             listening: &context.listening,
+            checks: Default::default(),
+            names: Default::default(),
             control_refused: Cell::new(0),
             metrics_refused: Cell::new(0),
             verdicts_missed: Cell::new(false),
@@ -79,6 +88,13 @@ impl<'a> View<'a> {
     /// Whether new traffic is served: somebody is live, and the proxy is not draining.
     pub fn ready(&self) -> bool {
         self.serving().is_some() && self.table.supervisor().drain() == DrainState::No
+    }
+
+    /// Waits while the flow table is being handed over: what is written and counted meanwhile may be lost.
+    pub async fn stand_still_over_handover(&self) {
+        while self.table.supervisor().handover.state() == HandoverState::Moving {
+            tokio::time::sleep(MOVING_LOOK).await;
+        }
     }
 
     /// Listeners of a protocol, with their numbers and labels.

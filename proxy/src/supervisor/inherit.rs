@@ -17,7 +17,7 @@ use crate::{
     },
     slots,
     sys::{Fd, listener, socket::Protocol},
-    table::{Identity, Origin, Presence, Table},
+    table::{Identity, Origin, Presence, ServerCell, Table},
 };
 
 use super::control_socket::ControlSocket;
@@ -124,7 +124,14 @@ impl Inherited {
             let placed = slots::find(config, table, number, offered.address)
                 .or_else(|| place(config, table, number, offered));
             match placed.and_then(|slot| table.servers().get(slot)) {
-                Some(cell) => offered.settle(cell),
+                Some(cell) => {
+                    offered.settle(cell);
+                    if is_settled_at_run_time(&config.upstreams[number], cell) {
+                        let presence =
+                            [Presence::Present, Presence::Retired][usize::from(offered.is_retired)];
+                        cell.set_presence(presence);
+                    }
+                }
                 None => tracing::warn!(server = offered.name, upstream = offered.upstream, "no room for it"),
             }
         }
@@ -166,6 +173,19 @@ impl Inherited {
 
 fn upstream_number(config: &Config, offered: &OfferedServer) -> Option<usize> {
     config.upstreams.iter().position(|upstream| upstream.name == offered.upstream)
+}
+
+/// Whether it is not the settings that say that a server is there, but an order, or its name: since the offer it may
+/// have come or gone.
+fn is_settled_at_run_time(upstream: &Upstream, cell: &ServerCell) -> bool {
+    match cell.identity().map(|identity| identity.origin) {
+        Some(Origin::Added) => true,
+        Some(Origin::Settings(number)) => {
+            let settings = upstream.servers.get(number as usize);
+            settings.is_some_and(|settings| matches!(settings.place, Place::Name { .. }))
+        }
+        None => false,
+    }
 }
 
 /// The settings of the upstream that an offered server goes on by.

@@ -89,6 +89,7 @@ pub fn run(config: Config, line: Option<Line>) -> Result<()> {
         took_ms = started.elapsed().as_millis() as u64,
         "listening"
     );
+    supervisor.await_names();
     supervisor.serve()
 }
 

@@ -1,39 +1,40 @@
-//! The first look-up of upstream servers that are given by name. One that cannot be looked up is no reason not
-//! to start: it is down.
+//! The start of a proxy whose servers are given by name.
 
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
+use super::Supervisor;
 use crate::{
-    config::{Config, Place},
     slots,
-    table::{Origin, Presence, Table},
+    sys::{poll, time},
 };
 
-/// Gives those that have no address yet their slots.
-pub fn look_up(config: &Config, table: &Table) {
-    for (number, upstream) in config.upstreams.iter().enumerate() {
-        for (origin, server) in (0..).zip(&upstream.servers) {
-            let Place::Name { host, port } = &server.place else { continue };
-            let origin = Origin::Settings(origin);
-            if slots::of_upstream(config, table, number).any(|slot| slot.identity.origin == origin) {
-                continue;
-            }
-            let mut addresses: Vec<SocketAddr> = match (host.as_str(), *port).to_socket_addrs() {
-                Ok(addresses) => addresses.collect(),
-                Err(error) => {
-                    tracing::warn!(upstream = upstream.name, server = server.given, %error, "name cannot be looked up");
-                    continue;
-                }
-            };
-            addresses.sort();
-            addresses.dedup();
-            for address in addresses {
-                let placed =
-                    slots::place(config, table, number, server.identity(address, origin), Presence::Present);
-                if placed.is_none() {
-                    tracing::warn!(upstream = upstream.name, %address, "no room for one more server");
-                }
+/// Longest wait for the first look-up, nanoseconds. Then there are no servers until there is an answer.
+const LIMIT: u64 = 2_000_000_000;
+/// How often it is looked whether it is over.
+const LOOK: Duration = Duration::from_millis(2);
+
+impl Supervisor {
+    /// Gives control time for the first look-up of names, if an upstream has no server without it, before there are
+    /// pools: what comes meanwhile waits in the queues of the listening sockets.
+    pub(super) fn await_names(&mut self) {
+        let began = time::monotonic_ns();
+        while self.lacks_names() && time::monotonic_ns() - began < LIMIT {
+            let now = time::monotonic_ns();
+            self.setup.table.supervisor().looked_at.store(now, Relaxed);
+            self.control.watch(&self.setup, &mut self.corpses, now);
+            if poll::readable(&[self.setup.signals], LOOK).is_ok_and(|ready| ready[0]) {
+                // Somebody wants an end, or control has died: the ordinary turns see to it.
+                return;
             }
         }
+    }
+
+    fn lacks_names(&self) -> bool {
+        let (config, table) = (self.setup.config, &self.setup.table);
+        let mut upstreams = 0..config.upstreams.len();
+        upstreams.any(|number| {
+            !table.upstream(number).is_looked_up()
+                && slots::of_upstream(config, table, number).next().is_none()
+        })
     }
 }

@@ -27,7 +27,6 @@ use super::{
     control_socket::ControlSocket,
     inherit::Inherited,
     listen::{self, Sockets},
-    names,
     stored::Stored,
 };
 
@@ -115,7 +114,6 @@ pub fn open(mut config: Config, inherited: Option<&Inherited>) -> Result<Setup> 
     inherited
         .into_iter()
         .for_each(|inherited| inherited.place_servers(config, &table, &inherited.offer.servers));
-    names::look_up(config, &table);
     let (decision_fd, decision) = DecisionCell::create().context("cannot make shared memory")?;
     let null = Fd::keep(File::options().write(true).open("/dev/null").context("cannot open /dev/null")?);
     let signals = signal::descriptor().context("cannot take signals")?;

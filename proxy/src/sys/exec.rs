@@ -3,7 +3,10 @@
 use std::{
     ffi::{CString, OsStr, OsString},
     io,
-    os::unix::ffi::{OsStrExt as _, OsStringExt as _},
+    os::unix::{
+        ffi::{OsStrExt as _, OsStringExt as _},
+        process::CommandExt as _,
+    },
     path::Path,
     time::Duration,
 };
@@ -149,6 +152,32 @@ pub fn kill_group(leader: i32) {
             libc::kill(leader, libc::SIGKILL);
         }
     }
+}
+
+/// Kills who is left of a process group whose first process may be gone.
+pub fn kill_members(leader: i32) {
+    if leader > 1 {
+        // SAFETY: integers only. ESRCH: nobody is left of it.
+        unsafe { libc::kill(-leader, libc::SIGKILL) };
+    }
+}
+
+/// Has a program start as the first of a process group of its own, with no signal blocked, and die with the thread
+/// that starts it.
+pub fn set_apart(command: &mut std::process::Command) {
+    command.process_group(0);
+    let unblock = || {
+        // SAFETY: `none` is initialised by sigemptyset before use and lives for the calls; integers else.
+        unsafe {
+            let mut none: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&mut none);
+            check(libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut()))?;
+            check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL)).map(drop)
+        }
+    };
+    // SAFETY: between fork and exec the closure makes async-signal-safe system calls, and neither allocates nor
+    // takes a lock.
+    unsafe { command.pre_exec(unblock) };
 }
 
 /// Whether a process is the first of its group.

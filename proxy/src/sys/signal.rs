@@ -46,6 +46,24 @@ pub fn descriptor() -> io::Result<Fd> {
     }
 }
 
+/// Undoes what [`descriptor`] has done about children, for a process that has some of its own and collects them.
+///
+/// # Errors
+/// None that sigaction(2) knows for such calls.
+pub fn restore_children() -> io::Result<()> {
+    // SAFETY: `set` is initialised by sigemptyset before use, `action` is plain data that names no handler; both
+    // live for the calls.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = libc::SIG_DFL;
+        check(libc::sigaction(libc::SIGCHLD, &action, std::ptr::null_mut()))?;
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, libc::SIGCHLD);
+        check(libc::sigprocmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut())).map(drop)
+    }
+}
+
 /// What the next pending signal tells, if there is one.
 pub fn next(descriptor: Fd) -> Option<Told> {
     // SAFETY: `info` is plain data; the kernel writes whole structures (signalfd(2)).

@@ -5,6 +5,7 @@
 //! seen it dead). Everybody may read everything, and believes nothing unchecked.
 
 mod blocks;
+mod checks;
 mod counters;
 mod ending;
 mod estate;
@@ -26,6 +27,7 @@ pub use blocks::{
     ChildCell, DrainState, FailoverReason, NumberCell, PoolState, SeatBlock, SupervisorBlock, TakeoverStage,
     WorkerBlock,
 };
+pub use checks::{CheckCounters, CheckResult, TRANSITIONS};
 pub use counters::{
     ConnectFailure, Counted, Counter, DropReason, EXPIRIES, Gauge, HISTOGRAM_BOUNDS_MS, Histogram,
     ListenerCounters, Rejection, ServerCounters, Visit,
@@ -36,7 +38,10 @@ pub use facts::{Facts, UdpFacts};
 pub use handover::{Decision, DecisionCell, HandoverCell, HandoverKind, HandoverState};
 pub use index::{Entering, Entry, Found, Index};
 pub use record::{Direction, Holder, Part, Record, State, octets};
-pub use servers::{Health, Identity, Origin, Presence, ServerCell, ServerState, UpstreamCell, Wanted};
+pub use servers::{
+    Health, Identity, LookupResult, Origin, Presence, RefusedAddress, ServerCell, ServerState, UpstreamCell,
+    Wanted,
+};
 pub use sources::Sources;
 pub use tag::{Kind, Tag, TagCell};
 pub use takeover::{RECENT_TAKEOVERS, TakeoverCell};
@@ -84,6 +89,7 @@ struct Layout {
     server_counters: usize,
     upstreams: usize,
     servers: usize,
+    checks: usize,
     events: usize,
     tags: usize,
     records: usize,
@@ -115,6 +121,7 @@ impl Layout {
         let listeners = part(size_of::<ListenerCounters>(), (all_workers + 1) * listeners);
         let server_counters = part(size_of::<ServerCounters>(), (all_workers + 1) * servers);
         let upstreams = part(size_of::<UpstreamCell>(), upstreams);
+        let checks = part(size_of::<CheckCounters>(), servers);
         let servers = part(size_of::<ServerCell>(), servers);
         let events = part(size_of::<[EventBuffer; EVENT_BUFFERS]>(), all_workers);
         let tags = part(size_of::<TagCell>(), descriptors);
@@ -134,6 +141,7 @@ impl Layout {
             server_counters,
             upstreams,
             servers,
+            checks,
             events,
             tags,
             records,
@@ -297,6 +305,11 @@ impl Table {
     /// The server slots.
     pub fn servers(&self) -> &'static [ServerCell] {
         self.memory.slice(self.layout.servers, self.dimensions.servers)
+    }
+
+    /// What checks have counted, by server slot.
+    pub fn checks(&self) -> &'static [CheckCounters] {
+        self.memory.slice(self.layout.checks, self.dimensions.servers)
     }
 
     /// A worker's event buffers: of its own epoll set, and of adopted ones.

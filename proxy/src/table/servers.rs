@@ -15,7 +15,7 @@ use std::{
 
 use zerocopy::{FromZeros, KnownLayout};
 
-use super::octets;
+use super::{Counted, Counter, Visit, octets};
 
 /// Whether a slot is in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,6 +192,12 @@ impl ServerCell {
         self.is_reweighed.store(1, Relaxed);
     }
 
+    /// Gives it the weight that it has without an administrator's doing.
+    pub fn weigh(&self, weight: u32) {
+        self.weight.store(weight, Relaxed);
+        self.is_reweighed.store(0, Relaxed);
+    }
+
     /// Whether an administrator did so.
     pub fn is_reweighed(&self) -> bool {
         self.is_reweighed.load(Relaxed) != 0
@@ -275,12 +281,72 @@ pub struct ServerState {
 pub struct UpstreamCell {
     /// Slots that were ever in use: those before this one. Written like the slots.
     used: AtomicU32,
+    /// 1 if its names have been looked up once, or it has none.
+    is_looked_up: AtomicU32,
+    /// Look-ups of its names, by [`LookupResult`].
+    pub lookups: [Counter; LookupResult::ALL.len()],
+    /// Addresses of its names that became no servers, by [`RefusedAddress`].
+    pub refused: [Counter; RefusedAddress::ALL.len()],
+}
+
+/// What a look-up of a name came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LookupResult {
+    /// Addresses.
+    Answered,
+    /// There is no such name, or it has no address.
+    Empty,
+    /// No answer.
+    Failed,
+}
+
+impl LookupResult {
+    /// All, with their label values.
+    pub const ALL: [(Self, &'static str); 3] =
+        [(Self::Answered, "answered"), (Self::Empty, "empty"), (Self::Failed, "failed")];
+}
+
+/// Why an address of a name is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RefusedAddress {
+    /// It leads back to this proxy.
+    OwnListener,
+    /// There are too many.
+    Room,
+}
+
+impl RefusedAddress {
+    /// All, with their label values.
+    pub const ALL: [(Self, &'static str); 2] = [(Self::OwnListener, "own_listener"), (Self::Room, "room")];
+}
+
+impl Counted for UpstreamCell {
+    fn each_counter(&self, visit: &mut Visit<'_>) {
+        let Self { used: _, is_looked_up: _, lookups, refused } = self;
+        for ((_, result), count) in LookupResult::ALL.iter().zip(lookups) {
+            visit(&["lookups", result], count);
+        }
+        for ((_, reason), count) in RefusedAddress::ALL.iter().zip(refused) {
+            visit(&["addresses_refused", reason], count);
+        }
+    }
 }
 
 impl UpstreamCell {
     /// How many of its first slots may be in use.
     pub fn used(&self) -> usize {
         self.used.load(Acquire) as usize
+    }
+
+    /// Whether its names have been looked up once since this flow table was made. Until then it may have no server
+    /// and get some at any moment.
+    pub fn is_looked_up(&self) -> bool {
+        self.is_looked_up.load(Acquire) != 0
+    }
+
+    /// They have.
+    pub fn set_looked_up(&self) {
+        self.is_looked_up.store(1, Release);
     }
 
     /// Sets it, after the slot was filled.

@@ -88,6 +88,11 @@ impl Server {
         server
     }
 
+    /// Its process: what starts it becomes it.
+    pub fn pid(&self) -> i32 {
+        self.child.pid()
+    }
+
     /// What it has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()

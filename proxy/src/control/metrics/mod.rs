@@ -1,6 +1,7 @@
 //! `/metrics`: read from the flow table, the steering maps and `/proc` at each scrape; nothing is
 //! kept here. One file per subject.
 
+mod checks;
 mod family;
 mod listeners;
 mod pools;
@@ -30,6 +31,7 @@ pub fn render(view: &View<'_>) -> prometheus::Result<String> {
         listeners::families,
         udp::families,
         servers::families,
+        checks::families,
     ];
     for subject in subjects {
         families.extend(subject(view).into_iter().filter_map(family::Family::finish));

@@ -1,10 +1,15 @@
 //! Upstream servers.
 
-use std::sync::atomic::Ordering::Relaxed;
-
-use super::{super::view::View, family::Family};
+use super::{
+    super::{
+        standing::{Standing, is_well},
+        view::View,
+    },
+    family::Family,
+};
 use crate::{
     slots::{self, Slot},
+    sys::time,
     table::{ConnectFailure, ServerCounters},
 };
 
@@ -23,6 +28,8 @@ pub fn families(view: &View<'_>) -> Vec<Family> {
     );
     vec![
         up(view),
+        states(view),
+        weights(view),
         summed(view, connections, |counters| counters.open.get()),
         summed(view, total, |counters| counters.connections.get()),
         failures(view),
@@ -32,19 +39,19 @@ pub fn families(view: &View<'_>) -> Vec<Family> {
 }
 
 /// The labels' values.
-struct Labels(String, String);
+pub(super) struct Labels(String, String);
 
 impl Labels {
-    fn of(slot: &Slot<'_>) -> Self {
+    pub(super) fn of(slot: &Slot<'_>) -> Self {
         Self(slot.upstream.name.clone(), slot.name())
     }
 
-    fn pairs(&self) -> [(&'static str, &str); 2] {
+    pub(super) fn pairs(&self) -> [(&'static str, &str); 2] {
         [("upstream", &self.0), ("server", &self.1)]
     }
 }
 
-fn slots<'a>(view: &'a View<'_>) -> impl Iterator<Item = Slot<'a>> {
+pub(super) fn slots<'a>(view: &'a View<'_>) -> impl Iterator<Item = Slot<'a>> {
     slots::all(view.config, &view.table)
 }
 
@@ -55,11 +62,34 @@ fn sum(view: &View<'_>, slot: &Slot<'_>, quantity: impl Fn(&ServerCounters) -> u
 }
 
 fn up(view: &View<'_>) -> Family {
-    let help = "1 if the last attempt to reach the server went well, or none was made yet.";
+    let help = "1 if the server is not down by its checks, and the last attempt to connect to it, if any, went well.";
     let mut family = Family::gauge("proxy_upstream_server_up", help);
     for slot in slots(view) {
-        let is_up = slot.cell.state.failures.load(Relaxed) == 0;
-        family.add(&Labels::of(&slot).pairs(), f64::from(is_up));
+        family.add(&Labels::of(&slot).pairs(), f64::from(is_well(&slot)));
+    }
+    family
+}
+
+fn states(view: &View<'_>) -> Family {
+    let help = "1 for the state that the server is in: up, unknown (to be checked), ejected (passed over for a while), \
+                down (by its checks), draining (by order), retired.";
+    let mut family = Family::gauge("proxy_upstream_server_state", help);
+    let now_ms = time::monotonic_ms();
+    for slot in slots(view) {
+        let (labels, now) = (Labels::of(&slot), Standing::of(&slot, now_ms));
+        for (state, label) in Standing::ALL {
+            let pairs = [&labels.pairs()[..], &[("state", label)]].concat();
+            family.add(&pairs, f64::from(state == now));
+        }
+    }
+    family
+}
+
+fn weights(view: &View<'_>) -> Family {
+    let help = "The server's share, compared with its upstream's other servers.";
+    let mut family = Family::gauge("proxy_upstream_server_weight", help);
+    for slot in slots(view) {
+        family.add(&Labels::of(&slot).pairs(), slot.cell.weight().into());
     }
     family
 }
