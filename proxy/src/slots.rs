@@ -50,7 +50,7 @@ impl<'a> Slot<'a> {
 
     /// Nothing new goes there, and it is gone when what is open has ended.
     pub fn is_retired(&self) -> bool {
-        self.cell.presence() == Presence::Retired
+        self.upstream.is_retired || self.cell.presence() == Presence::Retired
     }
 }
 
@@ -83,7 +83,9 @@ pub fn seed(config: &Config, table: &Table) {
     for (number, upstream) in config.upstreams.iter().enumerate() {
         for (origin, server) in (0..).zip(&upstream.servers) {
             if let Some(address) = server.place.slot_address() {
-                let presence = if server.is_retired { Presence::Retired } else { Presence::Present };
+                // Of an upstream that is gone whole, what waits for it still gets a server.
+                let is_gone = server.is_retired && !upstream.is_retired;
+                let presence = if is_gone { Presence::Retired } else { Presence::Present };
                 place(config, table, number, server.identity(address, Origin::Settings(origin)), presence);
             }
         }

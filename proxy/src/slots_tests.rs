@@ -78,3 +78,27 @@ fn a_retired_slot_is_used_again_when_nothing_is_open_and_there_is_no_other_room(
     assert_eq!(connections(idle), 1);
     assert_eq!(add(&config, &table, "127.0.0.1:10"), None, "the busy one goes on");
 }
+
+#[test]
+fn what_waits_for_an_upstream_that_is_gone_gets_a_server() {
+    let (mut config, _) = world(&["127.0.0.1:3"]);
+    let seeded = |config: &Config| {
+        let (upstreams, servers) = (config.upstreams.len(), config.slots());
+        let dimensions = Dimensions {
+            descriptors: 8,
+            workers: 1,
+            listeners: 1,
+            upstreams,
+            servers,
+            counts_sources: false,
+        };
+        let (_, table) = Table::create(dimensions).unwrap();
+        seed(config, &table);
+        let slot = all(config, &table).next().unwrap();
+        (slot.cell.takes_new(), slot.is_retired())
+    };
+    config.upstreams[0].servers[0].is_retired = true;
+    assert_eq!(seeded(&config), (false, true));
+    config.upstreams[0].is_retired = true;
+    assert_eq!(seeded(&config), (true, true));
+}
