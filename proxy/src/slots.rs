@@ -143,6 +143,7 @@ fn forget_counters(table: &Table, slot: usize) {
             place += 1;
         });
     }
+    table.checks()[slot].reset();
     let mut sums = sums.into_iter();
     table.inherited_servers()[slot].each_counter(&mut |_, counter| {
         counter.add(sums.next().unwrap_or(0).wrapping_neg());

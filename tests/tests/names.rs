@@ -29,7 +29,7 @@ const REFUSED: &str = "proxy_upstream_name_addresses_refused_total";
 fn settings(server: &str) -> String {
     format!(
         "[defaults]\nworkers = 2\n[[listener]]\nname = \"l\"\nbind = [\"tcp://{LISTEN}\"]\nupstream = \"u\"\n\
-         [upstream.u]\nresolve_min = \"50ms\"\nresolve_max = \"100ms\"\n[[upstream.u.server]]\naddress = \"{server}\"\n"
+         [upstream.u]\nconnect_timeout = \"300ms\"\nresolve_min = \"50ms\"\nresolve_max = \"100ms\"\n[[upstream.u.server]]\naddress = \"{server}\"\n"
     )
 }
 
