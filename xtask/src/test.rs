@@ -1,6 +1,6 @@
 //! `cargo xtask test`: all tests, and what they need.
 
-use std::time::Instant;
+use std::{env, time::Instant};
 
 use anyhow::Result;
 
@@ -37,6 +37,8 @@ fn all(args: &[String]) -> Result<()> {
             .args(args)
             .env("PATH", tools.path)
             .env("PROXY_TEST_LIBRARIES", tools.libraries)
+            // What is tried at random is the same each time, unless somebody wants other cases (proptest's variable).
+            .env("PROPTEST_RNG_SEED", env::var_os("PROPTEST_RNG_SEED").unwrap_or("1".into()))
             .env("PROXY_PREVIOUS", previous.unwrap_or_default())
             .env("PROXY_BIN", shell::target().join("debug/proxy")),
     )

@@ -98,7 +98,7 @@ impl Source {
     /// What is written there, if that is one short line.
     fn shown(&self, span: Range<usize>) -> &str {
         let text = self.text.get(span).unwrap_or_default();
-        if text.contains('\n') || text.chars().count() > MAX_SHOWN { "" } else { text }
+        if text.contains(char::is_control) || text.chars().count() > MAX_SHOWN { "" } else { text }
     }
 
     /// That the text is no TOML.
