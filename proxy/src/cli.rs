@@ -1,9 +1,14 @@
 //! The command line: what may be said. What it means is checked in [`crate::config`].
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use ipnet::IpNet;
 
 use crate::settings::values::{Patience, duration, duration_or_never, ip_port};
 
@@ -28,6 +33,9 @@ pub enum Verb {
     Check(RunArgs),
     /// Show pools, leases, flows and listeners; exit 0 both pools ready, 3 degraded, 1 not serving
     Status(StatusArgs),
+    /// Show or close what is open
+    #[command(subcommand)]
+    Sessions(SessionsVerb),
     /// Send new traffic to the standby
     Failover(ControlArgs),
     /// Send new traffic to the primary again
@@ -138,6 +146,64 @@ pub struct StatusArgs {
     /// Show it again at this interval until interrupted
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub watch: Option<Duration>,
+}
+
+/// The verbs of `sessions`.
+#[derive(Debug, Subcommand)]
+pub enum SessionsVerb {
+    /// Show open connections and UDP flows: whose, where to, how old, how much
+    List(ListArgs),
+    /// Close open connections (both sides are reset) and UDP flows, all that match
+    Close(CloseArgs),
+}
+
+/// Which sessions are meant: those for which all that is given holds.
+#[derive(Args, Clone, Debug)]
+pub struct FilterArgs {
+    /// Clients of this network, or this one
+    #[arg(long, value_name = "CIDR", value_parser = network)]
+    pub source: Option<IpNet>,
+    /// The server, by the name that `proxy status` shows, or its address; UPSTREAM/NAME if several upstreams have it
+    #[arg(long, value_name = "SERVER")]
+    pub server: Option<String>,
+    /// The listener, by name, or one of its addresses (tcp://IP:PORT)
+    #[arg(long, value_name = "LISTENER")]
+    pub listener: Option<String>,
+}
+
+/// The flags of `sessions list`.
+#[derive(Args, Clone, Debug)]
+pub struct ListArgs {
+    #[command(flatten)]
+    /// Which ones.
+    pub filter: FilterArgs,
+    #[command(flatten)]
+    /// Where to ask.
+    pub control: ControlArgs,
+    /// Answer in JSON, one object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The flags of `sessions close`.
+#[derive(Args, Clone, Debug)]
+#[command(group = ArgGroup::new("which").args(["source", "server", "listener"]).required(true).multiple(true))]
+pub struct CloseArgs {
+    #[command(flatten)]
+    /// Which ones.
+    pub filter: FilterArgs,
+    #[command(flatten)]
+    /// Where to ask.
+    pub control: ControlArgs,
+    /// Answer in JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let alone = || text.parse::<IpAddr>().map(IpNet::from);
+    let net = text.parse::<IpNet>().or_else(|_| alone());
+    net.map_err(|_| "it looks like 10.0.0.0/8, 2001:db8::/32, or one address".into())
 }
 
 /// The flags of `stop`.

@@ -227,6 +227,12 @@ impl Config {
         Some((number, upstream))
     }
 
+    /// Whether the access log is to be told of a listener's connections and flows.
+    pub fn logs(&self, listener: u32) -> bool {
+        let is_logged = |listener: &Listener| listener.rules.access_log;
+        self.access_log.is_some() && self.listeners.get(listener as usize).is_some_and(is_logged)
+    }
+
     /// Server slots of all upstreams.
     pub fn slots(&self) -> usize {
         self.upstreams.last().map_or(0, |upstream| upstream.slots.end)

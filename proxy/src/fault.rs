@@ -73,6 +73,7 @@ points! {
     ResetUpstream = "reset.upstream",
     ResetClient = "reset.client",
     CloseBegun = "close.begun",
+    LogPushed = "log.pushed",
     CloseUnheld = "close.unheld",
     CloseForgotten = "close.forgotten",
     CloseTagged = "close.tagged",

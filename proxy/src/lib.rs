@@ -10,6 +10,7 @@ pub mod handover;
 pub mod ledger;
 pub mod limits;
 pub mod log;
+pub mod notices;
 pub mod orders;
 pub mod pool;
 pub mod procfs;

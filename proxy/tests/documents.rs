@@ -46,7 +46,8 @@ fn bash_understands_its_completions() {
 fn proxy_and_each_verb_have_a_manual_page() {
     let directory = tempfile::tempdir().expect("temporary directory");
     man::write(directory.path()).expect("manual pages");
-    let verbs = ["run", "check", "status", "failover", "failback", "drain", "stop", "completions"];
+    let verbs =
+        ["run", "check", "status", "sessions", "failover", "failback", "drain", "stop", "completions"];
     let names = verbs.map(|verb| format!("proxy-{verb}"));
     for name in names.into_iter().chain(["proxy".to_owned()]) {
         let page = fs::read(directory.path().join(format!("{name}.1"))).expect("a page");

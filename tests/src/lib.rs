@@ -9,6 +9,7 @@
 //!
 //! Everything here panics with a message when something goes wrong: it is all tests.
 
+pub mod access_log;
 pub mod builder;
 pub mod cgroup;
 pub mod clients;

@@ -11,7 +11,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use proxy_tests::access_log::AccessLog;
 use proxy_tests::clients::{self, Outcome, Udp, carries, connect, udp};
+use proxy_tests::metrics::Metrics;
 use proxy_tests::net::{at, isolate};
 use proxy_tests::process::signal;
 use proxy_tests::proxy::Proxy;
@@ -120,6 +122,10 @@ const MATRIX: &[(&str, Servers, Scenario)] = &[
     ("A:end.passed:2", ONE, last_words),
     ("A:end.both:1", ONE, last_words),
     ("A:close.begun:1", ONE, last_words),
+    ("A:log.pushed:1", ONE, last_words),
+    ("A:log.pushed:1", ONE, reset_by_client),
+    ("A:log.pushed:1", ONE, a_flow_that_ends),
+    ("A:log.pushed:1,B:log.pushed:1", ONE, last_words),
     ("A:close.forgotten:1", ONE, last_words),
     ("A:close.tagged:1", ONE, last_words),
     ("A:close.tagged:2", ONE, last_words),
@@ -188,9 +194,10 @@ const MATRIX: &[(&str, Servers, Scenario)] = &[
     ("A:accept.taken:1,B:accept.taken:1:stop,B:sweep.listed:1:stop,B:sweep.gated:1", ONE, before_the_gate),
 ];
 
-/// A proxy whose pools are to die, and its upstream server.
+/// A proxy whose pools are to die, its upstream server, and its access log.
 struct World {
     proxy: Proxy,
+    log: AccessLog,
     accepted: mpsc::Receiver<TcpStream>,
     server: servers::Tcp,
     faults: Vec<Fault>,
@@ -234,8 +241,9 @@ impl World {
         });
         let (server, accepted) = servers::Tcp::handing_over(SERVER);
         let builder = Proxy::builder().binary(&faulty::binary()).env(faulty::VARIABLE, &armed.join(","));
+        let log = AccessLog::new();
         let text = if upstreams.is_empty() { WITH_HEADERS.to_owned() } else { settings(upstreams) };
-        let builder = builder.settings(&text).flag("--udp-idle", "1s");
+        let builder = builder.settings(&(log.settings() + &text)).flag("--udp-idle", "1s");
         let builder = builder.flag("--workers", "1").flag("--failback-after", "never");
         let proxy = builder.flag("--lease", "400ms").flag("--fence-after", "10s").start();
         if carrier == STANDBY {
@@ -245,7 +253,7 @@ impl World {
         // A worker counts its pipes at its first tick.
         proxy.until_metric("proxy_pipes", &[("state", "free")], 2.0 * STOCK);
         let baseline = descriptors(&proxy);
-        Self { proxy, accepted, server, faults: struck.collect(), baseline }
+        Self { proxy, log, accepted, server, faults: struck.collect(), baseline }
     }
 
     /// Whether a fault, the first or a later one, has struck.
@@ -308,6 +316,19 @@ impl World {
             assert!(metrics.has(name) && metrics.sum(name, &[]) == 0.0, "{}", metrics.show(name));
         }
         self.until_buried();
+        self.assert_told_once(&metrics);
+    }
+
+    /// Each connection has one line in the access log, whoever died in writing it.
+    #[track_caller]
+    fn assert_told_once(&self, metrics: &Metrics) {
+        let told = || self.proxy.metrics().sum("proxy_access_log_lines_total", &[]) as usize;
+        until_true("all lines are written", || self.log.lines().len() == told());
+        self.log.assert_once();
+        // Who dies between accepting and counting has not counted.
+        let accepted = metrics.sum("proxy_listener_connections_total", &[]) as usize;
+        let lines = self.log.lines().into_iter().filter(|line| line.protocol == "tcp").count();
+        assert!(lines >= accepted, "{lines} lines of {accepted} connections");
     }
 }
 

@@ -1,13 +1,15 @@
 //! One question to the control socket.
 
 use std::{
-    io::{self, ErrorKind, Read, Write},
+    io::{self, BufRead as _, BufReader, ErrorKind, Read, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    sync::mpsc,
+    sync::mpsc::{self, RecvTimeoutError},
     thread,
     time::Duration,
 };
+
+use serde::de::DeserializeOwned;
 
 use crate::{
     control::{
@@ -101,6 +103,55 @@ pub fn status(path: &Path) -> Result<Status, AskError> {
 /// `Garbled`.
 pub fn read_status(path: &Path, line: &str) -> Result<Status, AskError> {
     serde_json::from_str(line).map_err(|error| AskError::Garbled { path: path.into(), error })
+}
+
+/// The lines of a list, without the last one, which says that it is whole.
+///
+/// # Errors
+/// Any.
+pub fn list(path: &Path, request: &str) -> Result<Vec<String>, AskError> {
+    let (sender, receiver) = mpsc::channel();
+    let (socket, request) = (path.to_owned(), request.to_owned());
+    thread::spawn(move || read_lines(&socket, &request, &sender));
+    let mut lines: Vec<String> = Vec::new();
+    loop {
+        match receiver.recv_timeout(LIMIT) {
+            Ok(Ok(line)) => lines.push(line),
+            Ok(Err(error)) => return Err(explain(path, error)),
+            Err(RecvTimeoutError::Timeout) => return Err(explain(path, ErrorKind::TimedOut.into())),
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    match lines.pop().and_then(|last| serde_json::from_str(&last).ok()) {
+        Some(Reply::Done(_)) => Ok(lines),
+        Some(Reply::Error(why)) => Err(AskError::Refused(why)),
+        None => Err(AskError::Closed { path: path.into() }),
+    }
+}
+
+/// Sends on each line of the answer as it comes.
+fn read_lines(path: &Path, request: &str, to: &mpsc::Sender<io::Result<String>>) {
+    let connected = UnixStream::connect(path).and_then(|mut stream| {
+        stream.write_all(format!("{request}\n").as_bytes())?;
+        Ok(stream)
+    });
+    match connected {
+        // Whoever listens has given up, if it cannot be sent.
+        Err(error) => drop(to.send(Err(error))),
+        Ok(stream) => _ = BufReader::new(stream).lines().try_for_each(|line| to.send(line)),
+    }
+}
+
+/// The answer to a request that has an answer of its own.
+///
+/// # Errors
+/// Any.
+pub fn json<T: DeserializeOwned>(path: &Path, request: &str) -> Result<T, AskError> {
+    let answer = ask(path, request)?;
+    if let Ok(Reply::Error(why)) = serde_json::from_str(&answer) {
+        return Err(AskError::Refused(why));
+    }
+    serde_json::from_str(&answer).map_err(|error| AskError::Garbled { path: path.into(), error })
 }
 
 /// Gives an order.

@@ -8,6 +8,7 @@ mod order;
 mod progress;
 mod render;
 mod servers;
+mod sessions;
 mod status;
 mod takeovers;
 mod upstream;
@@ -29,6 +30,7 @@ pub fn run(verb: &Verb) -> ExitCode {
     let result = match verb {
         Verb::Status(args) => return status::run(args),
         Verb::Upstream(args) => return upstream::run(args),
+        Verb::Sessions(verb) => return sessions::run(verb),
         Verb::Failover(args) => order::run(&args.control, &Order::Failover),
         Verb::Failback(args) => order::run(&args.control, &Order::Failback),
         Verb::Reload(args) => handover::reload(&args.control),

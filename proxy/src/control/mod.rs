@@ -1,12 +1,15 @@
 //! The control process: metrics, status, and the way in for orders. Nothing on the data path waits
 //! for it; it may die and come back at any time.
 
+mod access_log;
 mod clients;
 mod health;
 mod http;
 mod metrics;
 mod names;
+mod notices;
 mod requests;
+pub mod sessions;
 mod standing;
 pub mod status;
 mod supervisor;
@@ -14,18 +17,21 @@ pub mod takeovers;
 mod upstreams;
 mod view;
 
-pub use requests::{MAX_REQUEST, Reply};
+pub use requests::{CLOSE, LIST, MAX_REQUEST, Reply};
 pub use upstreams::{Request as UpstreamRequest, Wish};
 pub use view::{SEAT_NAMES, SteeringView};
 
+use std::sync::Arc;
+
 use anyhow::Context as _;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UnixDatagram, UnixListener};
 
 use crate::{
     config::Config,
     sys::{Fd, credentials, fd, process, signal},
     table::Table,
 };
+use access_log::Writer;
 use supervisor::Supervisor;
 use view::View;
 
@@ -45,6 +51,12 @@ pub struct Context<'a> {
     pub orders: Fd,
     /// The supervisor's end of it: closed here, so that its death can be noticed.
     pub orders_peer: Fd,
+    /// Our end of the line of notices, likewise.
+    pub notices: Fd,
+    /// The supervisor's end of it, closed here.
+    pub notices_peer: Fd,
+    /// The access log's file, if there is one.
+    pub access_log: Option<Fd>,
     /// The listening sockets by listener; none of retired ones.
     pub listening: Vec<Vec<Fd>>,
     /// Descriptors that are closed here.
@@ -69,7 +81,8 @@ pub fn run(context: Context<'_>) -> i32 {
 fn confine(context: &Context<'_>) -> anyhow::Result<()> {
     let first_not_kept = Fd::from_raw(context.last_kept.raw() + 1);
     fd::unshare_below(first_not_kept).context("cannot leave the shared descriptor table")?;
-    context.unneeded.iter().chain([&context.orders_peer]).for_each(|unneeded| fd::close(*unneeded));
+    let peers = [&context.orders_peer, &context.notices_peer];
+    context.unneeded.iter().chain(peers).for_each(|unneeded| fd::close(*unneeded));
     process::set_name(c"proxy-control");
     if let Some(user) = &context.config.user {
         credentials::become_user(user).with_context(|| format!("cannot become user {}", user.name))?;
@@ -87,22 +100,39 @@ fn serve(context: Context<'_>) -> anyhow::Result<()> {
     runtime.block_on(serve_until_alone(context))
 }
 
-/// Serves until the supervisor and both pools are gone.
+/// Serves until the supervisor and both pools are gone, or the supervisor says that it is over.
 async fn serve_until_alone(context: Context<'_>) -> anyhow::Result<()> {
     let control_socket: std::os::unix::net::UnixListener = duplicate(context.control_socket)?.into();
     let control_socket = UnixListener::from_std(control_socket).context("cannot use the control socket")?;
     let metrics = context.metrics.map(metrics_listener).transpose()?;
     let supervisor = Supervisor::new(duplicate(context.orders)?, context.table)?;
+    let notices: std::os::unix::net::UnixDatagram = duplicate(context.notices)?.into();
+    let notices = UnixDatagram::from_std(notices).context("cannot use the line of notices")?;
+    let log = log_writer(&context)?;
+    // Of a control process that died in the middle of it.
+    context.table.control().close.withdraw();
     let view = View::new(&context);
 
     tokio::select! {
+        () = notices::heed(&notices, log.as_ref()) => {}
         () = requests::serve(&control_socket, &view, &supervisor) => {}
         () = http::serve(metrics.as_ref(), &view) => {}
         () = health::run(&view) => {}
         () = names::run(&view) => {}
         () = supervisor.watch() => {}
     }
+    log.into_iter().for_each(Writer::finish);
     Ok(())
+}
+
+fn log_writer(context: &Context<'_>) -> anyhow::Result<Option<Writer>> {
+    let (Some(fd), Some(settings)) = (context.access_log, &context.config.access_log) else {
+        return Ok(None);
+    };
+    // Not a duplicate: a file that was moved away and removed would be on the disk for as long as this number is.
+    let (file, config) = (fd.into_owned().into(), Arc::new(context.config.clone()));
+    let writer = Writer::start(file, settings.clone(), config, context.table);
+    writer.map(Some).context("cannot make the thread that writes the access log")
 }
 
 fn metrics_listener(socket: Fd) -> anyhow::Result<TcpListener> {

@@ -1,5 +1,6 @@
 //! The control socket: one line asks, one line of JSON answers, and the connection is closed.
-//! Requests are `status`, those about upstreams ([`upstreams`]), and [`Order`]s.
+//! Requests are `status`, those about upstreams ([`upstreams`]) and [`sessions`], and [`Order`]s. What is listed of
+//! sessions is lines of JSON, and a last one that says how many.
 
 use std::io;
 
@@ -11,12 +12,16 @@ use tokio::{
 
 use super::{
     clients::{self, in_time},
+    sessions::{self, Filter},
     status::Status,
     supervisor::Supervisor,
     upstreams::{self, Wish},
     view::View,
 };
-use crate::orders::{MAX_MESSAGE, Order};
+use crate::{
+    orders::{MAX_MESSAGE, Order},
+    table::Criteria,
+};
 
 /// Longest request line, bytes.
 pub const MAX_REQUEST: u64 = MAX_MESSAGE as u64;
@@ -42,8 +47,18 @@ pub async fn serve(listener: &UnixListener, view: &View<'_>, supervisor: &Superv
     clients::serve(accept, &view.control_refused, handle).await;
 }
 
+/// Begins the request for a list of sessions; a [`Filter`] follows.
+pub const LIST: &str = "sessions list ";
+/// Begins the order to close sessions, likewise.
+pub const CLOSE: &str = "sessions close ";
+/// Bytes of a list that are written at once.
+const CHUNK: usize = 64 << 10;
+
 async fn converse(mut stream: UnixStream, view: &View<'_>, supervisor: &Supervisor) -> io::Result<()> {
     let request = in_time(read_line(&mut stream)).await?;
+    if let Some(filter) = request.as_deref().and_then(|request| request.strip_prefix(LIST)) {
+        return list(&mut stream, filter, view).await;
+    }
     let mut answer = match request {
         Some(request) => answer(&request, view, supervisor).await,
         None => error(format!("a request is one line of at most {MAX_REQUEST} bytes")),
@@ -69,6 +84,15 @@ async fn answer(request: &str, view: &View<'_>, supervisor: &Supervisor) -> Stri
         Some(Err(why)) => return error(why),
         Some(Ok(request)) => return about_upstreams(&request, view),
     }
+    if let Some(filter) = request.strip_prefix(CLOSE) {
+        return match criteria(filter, view) {
+            Ok(criteria) => {
+                tracing::info!(filter, "sessions are closed by order");
+                json(&sessions::close(view, &criteria).await)
+            }
+            Err(why) => error(why),
+        };
+    }
     let Some(order) = Order::parse(request) else {
         return error(format!("there is no request {request:?}"));
     };
@@ -85,6 +109,32 @@ fn about_upstreams(request: &upstreams::Request, view: &View<'_>) -> String {
         Wish::List {} => upstreams::list(view, upstream).map_or_else(error, |list| json(&list)),
         wish => upstreams::perform(view, upstream, wish).map_or_else(error, |done| json(&Reply::Done(done))),
     }
+}
+
+/// Writes the sessions that are meant, as fast as they are read.
+async fn list(stream: &mut UnixStream, filter: &str, view: &View<'_>) -> io::Result<()> {
+    let criteria = match criteria(filter, view) {
+        Ok(criteria) => criteria,
+        Err(why) => return in_time(stream.write_all((error(why) + "\n").as_bytes())).await,
+    };
+    let (mut count, mut text) = (0, String::new());
+    for session in sessions::all(view, criteria) {
+        count += 1;
+        text += &json(&session);
+        text.push('\n');
+        if text.len() >= CHUNK {
+            in_time(stream.write_all(text.as_bytes())).await?;
+            text.clear();
+        }
+    }
+    text += &json(&Reply::Done(format!("{count}")));
+    text.push('\n');
+    in_time(stream.write_all(text.as_bytes())).await
+}
+
+fn criteria(filter: &str, view: &View<'_>) -> Result<Vec<Criteria>, String> {
+    let filter: Filter = serde_json::from_str(filter).map_err(|error| format!("no filter: {error}"))?;
+    filter.criteria(view)
 }
 
 fn error(why: String) -> String {

@@ -102,6 +102,7 @@ fn start(liveness: Liveness) -> Control {
     let metrics = metrics_socket.local_addr().unwrap();
     let (orders, line) = socket::message_pair().unwrap();
     let table = table();
+    let (notices, notices_peer) = socket::message_pair().unwrap();
     let thread = std::thread::spawn(move || {
         serve(Context {
             config: config(),
@@ -113,6 +114,9 @@ fn start(liveness: Liveness) -> Control {
             listening: Vec::new(),
             unneeded: Vec::new(),
             orders_peer: orders,
+            notices,
+            notices_peer,
+            access_log: None,
             last_kept: orders,
         })
     });

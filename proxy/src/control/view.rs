@@ -56,6 +56,8 @@ pub struct View<'a> {
     pub checks: health::Notes,
     /// What is known of names.
     pub names: names::Notes,
+    /// Held while an order to close is carried out.
+    pub closing: tokio::sync::Mutex<()>,
     /// Clients of the control socket that were turned away.
     pub control_refused: Cell<u64>,
     /// Clients of the metrics address that were turned away.
@@ -73,6 +75,7 @@ impl<'a> View<'a> {
             listening: &context.listening,
             checks: Default::default(),
             names: Default::default(),
+            closing: Default::default(),
             control_refused: Cell::new(0),
             metrics_refused: Cell::new(0),
             verdicts_missed: Cell::new(false),

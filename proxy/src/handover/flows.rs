@@ -96,6 +96,10 @@ pub struct Image {
     pub told: [[u8; 16]; 2],
     /// Their ports.
     pub told_ports: [u32; 2],
+    /// The code of the [`crate::table::Ending`] that has begun; 0: none has.
+    pub ending: u32,
+    /// 1 if the access log was told of its end.
+    pub is_logged: u32,
 }
 
 /// Bytes of an image in this version.
@@ -197,6 +201,8 @@ impl Image {
             taken: told.map_or(0, |told| told.taken),
             told: [source, asked].map(|address| octets(address.ip())),
             told_ports: [source, asked].map(|address| address.port().into()),
+            ending: record.ending().map_or(0, |ending| ending.code().into()),
+            is_logged: record.is_logged().into(),
         }
     }
 

@@ -4,6 +4,7 @@
 
 mod adopt;
 mod claim;
+mod close;
 mod confine;
 mod park;
 mod worker;

@@ -23,7 +23,7 @@ use crate::{
     table::{EVENT_BUFFERS, Kind},
 };
 
-use super::Pool;
+use super::{Pool, close::Closing};
 
 /// How often the walk over all tags (idle expiry) comes round, milliseconds.
 const WALK_MS: u64 = 1000;
@@ -47,6 +47,8 @@ pub(super) struct Worker {
     pub(super) beside: Vec<Fd>,
     /// Adopted epoll sets that were there when the walk began: what is registered with them is moved.
     pub(super) migrating_from: Option<Vec<Fd>>,
+    /// What an administrator has ordered to be closed.
+    pub(super) closing: Option<Closing>,
 }
 
 impl Worker {
@@ -75,6 +77,7 @@ impl Worker {
             walked: 0,
             beside: Vec::new(),
             migrating_from: None,
+            closing: None,
         }
     }
 
@@ -84,7 +87,8 @@ impl Worker {
         self.adopt();
         self.lane.block().running.store(1, Relaxed);
         loop {
-            let timeout_ms = if self.tcp.has_turns() { 0 } else { self.tick_ms() as i32 };
+            let timeout_ms =
+                if self.tcp.has_turns() || self.closing.is_some() { 0 } else { self.tick_ms() as i32 };
             let count = self.wait(timeout_ms)?;
             self.beat();
             for index in 0..count {
@@ -96,6 +100,7 @@ impl Worker {
             }
             self.on_sets_beside();
             self.tcp.run_turns(&self.lane, self.now_ms());
+            self.close_ordered();
             if self.now_ns >= self.next_tick_ns {
                 self.tick();
             }
@@ -158,6 +163,7 @@ impl Worker {
         self.tcp.tick(&self.lane, now_ms);
         self.udp.tick(&self.lane);
         self.walk(now_ms);
+        self.look_for_order();
         self.rest_till_next_tick();
     }
 

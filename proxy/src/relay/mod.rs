@@ -17,7 +17,7 @@ use crate::{
     config::Config,
     limits::Limits,
     sys::{Fd, fd::close},
-    table::{ListenerCounters, ServerCounters, Table, Window, WorkerBlock},
+    table::{ListenerCounters, Record, ServerCounters, Table, Window, WorkerBlock},
 };
 use proxy_common::slot;
 use std::time::Duration;
@@ -109,6 +109,14 @@ impl Lane {
     /// Opens this worker's opening window; `None` while a sweep is looking.
     pub fn window(&self) -> Option<Window<'static>> {
         Window::open(&self.block().opening, &self.table.supervisor().gate)
+    }
+
+    /// Tells the access log of the end of a flow, if it is to be told of those of its listener.
+    pub fn log_end(&self, fd: Fd, record: &Record) {
+        if self.config.logs(record.listener()) {
+            let ring = self.table.log_ring(self.seat, self.worker);
+            self.table.log_end(ring, &self.block().counters.log, fd, record);
+        }
     }
 
     /// Closes a descriptor that this worker owns, in its pool's name.

@@ -4,11 +4,17 @@ use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use proxy_common::lease::{PRIMARY, STANDBY};
 
-use super::{Supervisor, drain, paths::Place, sweep};
-use crate::sys::{
-    process::{self, Child},
-    time,
+use super::{Supervisor, access_log, drain, paths::Place, sweep};
+use crate::{
+    sys::{
+        process::{self, Child},
+        time,
+    },
+    table::Ending,
 };
+
+/// Time that control has to write the last lines of the access log.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 impl Supervisor {
     /// Ends everything; what is still open is reset, and counted. Left to the exit of the process, a
@@ -22,16 +28,23 @@ impl Supervisor {
             let is_gone = self.seats.children[seat as usize].take().is_none_or(put_down);
             if is_gone {
                 let epoch = self.setup.table.seat(seat).epoch.load(Relaxed);
-                sweep::cut(&self.setup.table, epoch);
+                self.cut_off(epoch);
             }
         }
         let epochs = self.unswept.iter().map(|unswept| &unswept.epoch).chain(&self.strays);
-        epochs.for_each(|epoch| _ = sweep::cut(&self.setup.table, *epoch));
+        epochs.for_each(|epoch| self.cut_off(*epoch));
+        let will_end = self.finish_access_log();
+        self.control.child().filter(|_| will_end).map(|control| process::is_dead(*control, LAST_LINES));
         self.control.child().copied().map(put_down);
         self.setup.control_socket.remove();
         self.setup.sockets.paths.iter().for_each(Place::remove);
         self.leave_to_manager();
         tracing::info!(connections_cut = cut.0, flows_cut = cut.1, "ended");
+    }
+
+    fn cut_off(&self, epoch: u32) {
+        access_log::tell_cut(&self.setup.table, self.setup.config, epoch, Ending::Stopped);
+        sweep::cut(&self.setup.table, epoch);
     }
 }
 

@@ -3,6 +3,7 @@
 
 use crate::{
     control::{self, Context},
+    notices::Notice,
     sys::{
         Fd,
         process::{self, Child},
@@ -71,11 +72,15 @@ impl Control {
             metrics: setup.metrics,
             orders: setup.orders.1,
             orders_peer: setup.orders.0,
+            notices: setup.notices.1,
+            notices_peer: setup.notices.0,
+            access_log: setup.access_log,
             listening: listening.collect(),
             unneeded,
             last_kept: Fd::from_raw(setup.first_unneeded.raw() - 1),
         };
         forget_orders(setup);
+        Notice::forget_all(setup.notices.1);
         let block = setup.table.supervisor();
         let parent = std::process::id() as i32;
         let life =

@@ -2,6 +2,7 @@
 //! and deaths, and moves no byte. One thread, no runtime: cloning it is safe, and there is little
 //! in it that can fail.
 
+mod access_log;
 mod control_socket;
 mod corpses;
 mod drain;
@@ -47,7 +48,7 @@ use crate::{
         process::{self, Child},
         time,
     },
-    table::{FailoverReason, LostReason, TakeoverStage},
+    table::{Ending, FailoverReason, LostReason, TakeoverStage},
 };
 use corpses::{Corpses, Who};
 use drain::Drain;
@@ -352,6 +353,7 @@ impl Supervisor {
 
     /// Closes and counts what nobody has adopted; at the next look what is in use now.
     fn cut(&mut self, epoch: u32, reason: LostReason) {
+        access_log::tell_cut(&self.setup.table, self.setup.config, epoch, Ending::Lost);
         let swept = sweep::cut(&self.setup.table, epoch);
         sweep::count_lost(&self.setup.table, reason, swept);
         self.strays.extend((swept.in_use > 0).then_some(epoch));

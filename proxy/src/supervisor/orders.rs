@@ -21,6 +21,7 @@ impl Supervisor {
                 Told::Asked(libc::SIGTERM | libc::SIGINT) => self.stop(now),
                 Told::Asked(libc::SIGHUP) => self.begin_handover(now, HandoverKind::Reload, None).log(),
                 Told::Asked(libc::SIGUSR2) => self.begin_handover(now, HandoverKind::Upgrade, None).log(),
+                Told::Asked(libc::SIGUSR1) => self.reopen_access_log(),
                 Told::Asked(_) => {}
             }
         }

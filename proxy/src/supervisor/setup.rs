@@ -24,6 +24,7 @@ use crate::{
 };
 
 use super::{
+    access_log,
     control_socket::ControlSocket,
     inherit::Inherited,
     listen::{self, Sockets},
@@ -58,6 +59,10 @@ pub struct Setup {
     pub metrics: Option<Fd>,
     /// Orders: the supervisor's end, and control's.
     pub orders: (Fd, Fd),
+    /// Notices: the supervisor's end, and control's.
+    pub notices: (Fd, Fd),
+    /// The access log's file.
+    pub access_log: Option<Fd>,
     /// The first descriptor number that control does not need.
     pub first_unneeded: Fd,
     /// Signals.
@@ -92,6 +97,8 @@ pub fn open(mut config: Config, inherited: Option<&Inherited>) -> Result<Setup> 
         None => config.metrics.map(bind_metrics).transpose()?,
     };
     let orders = socket::message_pair().context("cannot make a socket pair")?;
+    let notices = socket::message_pair().context("cannot make a socket pair")?;
+    let access_log = access_log::open(config)?;
     let stored = if inherited.is_none() { Stored::from_environment(config) } else { Stored::default() };
     let of_listener =
         |listener: &Listener| inherited.map_or_else(|| stored.sockets(listener), |all| all.sockets(listener));
@@ -145,6 +152,8 @@ pub fn open(mut config: Config, inherited: Option<&Inherited>) -> Result<Setup> 
         control_socket,
         metrics,
         orders,
+        notices,
+        access_log,
         first_unneeded,
         signals,
         null,

@@ -5,8 +5,8 @@ use std::io;
 use super::{Fd, check, check_len, process::Ending};
 
 /// The signals that the supervisor answers to.
-pub const HANDLED: [libc::c_int; 5] =
-    [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR2, libc::SIGCHLD];
+pub const HANDLED: [libc::c_int; 6] =
+    [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGCHLD];
 
 /// What a signal tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +96,13 @@ pub fn hang_on_usr1() {
         unsafe { libc::nanosleep(&pause, std::ptr::null_mut()) };
     }
     let handler: extern "C" fn(libc::c_int) = hang;
-    // SAFETY: the handler is async-signal-safe and lives as long as the program.
-    unsafe { libc::signal(libc::SIGUSR1, handler as *const () as libc::sighandler_t) };
+    // SAFETY: the handler is async-signal-safe and lives as long as the program; `set` is initialised by
+    // sigemptyset before use and lives for the call.
+    unsafe {
+        libc::signal(libc::SIGUSR1, handler as *const () as libc::sighandler_t);
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, libc::SIGUSR1);
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut());
+    }
 }

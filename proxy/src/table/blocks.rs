@@ -8,8 +8,8 @@ use std::sync::atomic::{
 use zerocopy::{FromZeros, KnownLayout};
 
 use super::{
-    Counted, Counter, Estate, Gauge, HandoverCell, Histogram, Lost, RECENT_TAKEOVERS, TakeoverCell, Visit,
-    WorkerCounters,
+    CloseOrder, Counted, Counter, Estate, Gauge, HandoverCell, Histogram, LogCounters, Lost,
+    RECENT_TAKEOVERS, TakeoverCell, Visit, WorkerCounters,
 };
 use crate::sys::{Fd, process::Child};
 
@@ -203,6 +203,10 @@ pub struct SupervisorBlock {
     pub takeover_duration: [Histogram; TakeoverStage::ALL.len()],
     /// Flows that the sweep cut.
     pub lost: Lost,
+    /// Of its ring of the access log.
+    pub log: LogCounters,
+    /// Lines that the access log's file did not take; control counts them.
+    pub log_failed: Counter,
     /// By number modulo their count.
     pub recent_takeovers: [TakeoverCell; RECENT_TAKEOVERS],
     /// Upgrades and reloads.
@@ -233,6 +237,8 @@ impl Counted for SupervisorBlock {
             takeovers,
             takeover_duration,
             lost,
+            log,
+            log_failed,
             recent_takeovers: _,
             handover,
             // Carried on by the one who knows the time up to now: see `crate::usage`.
@@ -249,6 +255,8 @@ impl Counted for SupervisorBlock {
             durations.each_counter(&mut |name, count| visit(&["takeover_duration", stage, name[0]], count));
         }
         lost.each_counter(visit);
+        log.each_counter(visit);
+        visit(&["log_failed"], log_failed);
         handover.each_counter(visit);
     }
 }
@@ -267,6 +275,14 @@ impl SupervisorBlock {
     pub fn set_drain(&self, state: DrainState) {
         self.drain.store(state as u32, Release);
     }
+}
+
+/// Written by control.
+#[repr(C, align(64))]
+#[derive(Debug, FromZeros, KnownLayout)]
+pub struct ControlBlock {
+    /// What the workers are to close.
+    pub close: CloseOrder,
 }
 
 /// Written by the supervisor, one a seat.
@@ -320,6 +336,10 @@ pub struct WorkerBlock {
     pub running: AtomicU32,
     /// 1 while it stands still between two turns, because [`SupervisorBlock::parking`] says so.
     pub parked: AtomicU32,
+    /// The number of the last order to close that it has carried out, and how much it has closed by that.
+    pub close_done: AtomicU64,
+    /// See `close_done`.
+    pub closed: Gauge,
     /// TCP connections that it has open.
     pub connections: Gauge,
     /// UDP flows that it has open.

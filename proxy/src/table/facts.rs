@@ -1,14 +1,17 @@
 //! What is told of a connection or flow: bytes and times. Of a TCP connection they are at the number of its
 //! upstream socket, whose record is no flow's; of a UDP flow in an array of their own, for its record is full.
 
-use std::sync::atomic::{
-    AtomicU32, AtomicU64,
-    Ordering::{Acquire, Relaxed, Release},
+use std::{
+    net::SocketAddr,
+    sync::atomic::{
+        AtomicU32, AtomicU64,
+        Ordering::{Acquire, Relaxed, Release},
+    },
 };
 
 use zerocopy::{FromZeros, KnownLayout};
 
-use super::{Direction, Part, Record, Table};
+use super::{Direction, Part, Record, Table, flag};
 use crate::sys::Fd;
 
 /// Words of the body of the record at an upstream socket's number, but for the last one, which says whose it is.
@@ -37,6 +40,15 @@ impl Table {
     pub fn facts(&self, client: Fd, record: &Record) -> Option<Facts<'static>> {
         let own = self.record(record.upstream()?)?;
         own.is_owned_by(client, Part::Upstream).then(|| own.facts())
+    }
+
+    /// The client of the flow whose record is at `fd`: the one that a PROXY header told of, else the peer.
+    pub fn client_of(&self, fd: Fd, record: &Record) -> SocketAddr {
+        if !record.has(flag::UDP) {
+            return record.client();
+        }
+        let told = self.told(fd).and_then(|told| told.ends);
+        told.map_or_else(|| record.udp_client(), |(source, _)| source)
     }
 
     /// When the TCP connection at `client` was accepted, milliseconds of the monotonic clock, wrapping.

@@ -30,11 +30,11 @@ pub const TOLD: u32 = 1 << 11;
 pub const HELLO_DUE: u32 = 1 << 14;
 /// The source is a unix socket.
 pub const UNIX: u32 = 1 << 12;
-/// TCP: its upstream was chosen by what it began with: the number is in the high half, until it is being ended.
+/// TCP: its upstream was chosen by what it began with: the number is in the high half.
 pub const ROUTED: u32 = 1 << 15;
 /// The low half.
 pub(super) const LOW: u32 = (1 << HIGH_SHIFT) - 1;
-/// The high half: the number of the upstream, or the byte of the [`super::Ending`].
+/// The high half: the number of the upstream.
 pub(super) const HIGH_SHIFT: u32 = 16;
 
 /// A per-direction flag.

@@ -4,8 +4,10 @@
 //! its own block, counters and the tags and records of the flows it owns (until the supervisor has
 //! seen it dead). Everybody may read everything, and believes nothing unchecked.
 
+mod access_log;
 mod blocks;
 mod checks;
+mod closing;
 mod counters;
 mod ending;
 mod estate;
@@ -23,11 +25,13 @@ mod using;
 mod window;
 mod work;
 
+pub use access_log::{LogCounters, LogEntry, LogRing, RING_ENTRIES};
 pub use blocks::{
-    ChildCell, DrainState, FailoverReason, NumberCell, PoolState, SeatBlock, SupervisorBlock, TakeoverStage,
-    WorkerBlock,
+    ChildCell, ControlBlock, DrainState, FailoverReason, NumberCell, PoolState, SeatBlock, SupervisorBlock,
+    TakeoverStage, WorkerBlock,
 };
 pub use checks::{CheckCounters, CheckResult, TRANSITIONS};
+pub use closing::{CloseOrder, Criteria};
 pub use counters::{
     ConnectFailure, Counted, Counter, DropReason, EXPIRIES, Gauge, HISTOGRAM_BOUNDS_MS, Histogram,
     ListenerCounters, Rejection, ServerCounters, Visit,
@@ -56,6 +60,8 @@ use std::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering::Acquire, fence},
 };
 
+use access_log::{LogCell, LogCursor};
+
 use crate::sys::{Fd, epoll::EventBuffer, memory::SharedMemory};
 use proxy_common::lease::SEATS;
 
@@ -82,6 +88,7 @@ pub struct Dimensions {
 /// Byte offsets of the parts.
 #[derive(Clone, Copy)]
 struct Layout {
+    control: usize,
     seats: usize,
     workers: usize,
     inherited: usize,
@@ -97,6 +104,8 @@ struct Layout {
     rates: usize,
     sources: usize,
     told: usize,
+    log_cursors: usize,
+    log_cells: usize,
     index_keys: usize,
     index: usize,
     end: usize,
@@ -114,6 +123,7 @@ impl Layout {
             start
         };
         part(size_of::<SupervisorBlock>(), 1);
+        let control = part(size_of::<ControlBlock>(), 1);
         let seats = part(size_of::<SeatBlock>(), SEATS);
         let workers = part(size_of::<WorkerBlock>(), all_workers);
         // Of what was inherited: by worker and one more for workers that are no more; a lane more than workers.
@@ -131,9 +141,12 @@ impl Layout {
         let lanes_that_count = if counts_sources { all_workers } else { 0 };
         let sources = part(size_of::<AtomicU32>(), lanes_that_count * Sources::CELLS);
         let told = part(size_of::<ToldCell>(), descriptors);
+        let log_cursors = part(size_of::<LogCursor>(), all_workers + 1);
+        let log_cells = part(size_of::<LogCell>() * RING_ENTRIES, all_workers + 1);
         let index_keys = part(size_of::<AtomicU64>(), Index::KEYS);
         let index = part(size_of::<AtomicU64>(), Index::cells_for(descriptors));
         Self {
+            control,
             seats,
             workers,
             inherited,
@@ -149,6 +162,8 @@ impl Layout {
             rates,
             sources,
             told,
+            log_cursors,
+            log_cells,
             index_keys,
             index,
             end,
@@ -226,6 +241,11 @@ impl Table {
     /// The supervisor's block.
     pub fn supervisor(&self) -> &'static SupervisorBlock {
         &self.memory.slice(0, 1)[0]
+    }
+
+    /// Control's block.
+    pub fn control(&self) -> &'static ControlBlock {
+        &self.memory.slice(self.layout.control, 1)[0]
     }
 
     /// A seat's block.

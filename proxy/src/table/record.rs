@@ -104,7 +104,10 @@ mod udp {
 #[repr(C, align(64))]
 #[derive(Debug, zerocopy::FromZeros, zerocopy::KnownLayout)]
 pub struct Record {
-    state: AtomicU32,
+    state: AtomicU8,
+    ending: AtomicU8,
+    is_logged: AtomicU8,
+    _spare: AtomicU8,
     generation: AtomicU32,
     flags: AtomicU32,
     worker: AtomicU8,
@@ -124,6 +127,8 @@ impl Record {
         // Who reads the rest and then finds the old generation has read nothing of the new flow.
         fence(Release);
         self.flags.store(0, Relaxed);
+        self.ending.store(0, Relaxed);
+        self.set_logged(false);
         self.worker.store(worker as u8, Relaxed);
         self.takeovers.store(0, Relaxed);
         self.listener.store(listener as u16, Relaxed);
@@ -157,7 +162,7 @@ impl Record {
 
     /// Moves on to a state, after everything that was written before.
     pub fn set_state(&self, state: State) {
-        self.state.store(state as u32, Release);
+        self.state.store(state as u8, Release);
     }
 
     /// Counts the flows that this number has had; events and to-do entries carry it, for numbers
@@ -233,21 +238,29 @@ impl Record {
 
     /// Why it is being ended, once that has begun.
     pub fn ending(&self) -> Option<Ending> {
-        let code = (self.flags() >> flag::HIGH_SHIFT) as u8;
-        if self.has(flag::ROUTED) { None } else { Ending::of_code(code) }
+        Ending::of_code(self.ending.load(Acquire))
     }
 
     /// Sets it.
     pub fn set_ending(&self, ending: Ending) {
-        let others = self.flags() & !flag::ROUTED & flag::LOW;
-        self.flags.store(others | u32::from(ending.code()) << flag::HIGH_SHIFT, Release);
+        self.ending.store(ending.code(), Release);
+    }
+
+    /// Whether the access log was told of its end.
+    pub fn is_logged(&self) -> bool {
+        self.is_logged.load(Acquire) != 0
+    }
+
+    /// Sets it.
+    pub fn set_logged(&self, is_logged: bool) {
+        self.is_logged.store(is_logged.into(), Release);
     }
 
     pub(super) fn body(&self) -> &[AtomicU32; 10] {
         &self.body
     }
 
-    /// TCP: the number of its upstream, if that was chosen by what it began with; until it is being ended.
+    /// TCP: the number of its upstream, if that was chosen by what it began with.
     pub fn route(&self) -> Option<u32> {
         self.has(flag::ROUTED).then(|| self.flags() >> flag::HIGH_SHIFT)
     }
@@ -401,6 +414,7 @@ mod tests {
         assert_eq!(record.holder(Direction::Down), Holder::Pipe(Fd::from_raw(6)));
         assert_eq!(record.tried(), 2);
         record.set_takeovers(9);
+        record.set_logged(true);
         record.set_ending(Ending::Idle);
         record.set_ending(Ending::Ordered);
         assert!(record.has(flag::of(flag::SHUT, Direction::Down)));
@@ -411,7 +425,7 @@ mod tests {
         assert_eq!((record.upstream(), record.tried(), record.server()), (None, 0, None));
         assert_eq!(record.holder(Direction::Down), Holder::None);
         assert!(!record.has(flag::of(flag::SHUT, Direction::Down)));
-        assert_eq!((record.takeovers(), record.ending()), (0, None));
+        assert_eq!((record.takeovers(), record.ending(), record.is_logged()), (0, None, false));
     }
 
     #[test]
@@ -425,7 +439,7 @@ mod tests {
             assert!(record.has(flag::ADMITTED));
         }
         record.set_ending(Ending::Idle);
-        assert_eq!((record.route(), record.ending()), (None, Some(Ending::Idle)));
+        assert_eq!((record.route(), record.ending()), (Some(3), Some(Ending::Idle)));
         assert!(record.has(flag::ADMITTED));
     }
 

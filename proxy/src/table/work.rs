@@ -2,7 +2,7 @@
 
 use zerocopy::{FromZeros, KnownLayout};
 
-use super::{Counted, Counter, Visit};
+use super::{Counted, Counter, LogCounters, Visit};
 
 /// What an adopted flow was about, for counting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,11 +97,26 @@ pub struct WorkerCounters {
     pub audits: Counter,
     /// Directions of adopted connections that cannot be audited, for one of their sockets is a unix socket.
     pub unaudited: Counter,
+    /// Flows closed by order.
+    pub ordered: Counter,
+    /// Of its ring of the access log.
+    pub log: LogCounters,
 }
 
 impl Counted for WorkerCounters {
     fn each_counter(&self, visit: &mut Visit<'_>) {
-        let Self { turns, pipe_waits, accepted, adopted, lost, audit_mismatches, audits, unaudited } = self;
+        let Self {
+            turns,
+            pipe_waits,
+            accepted,
+            adopted,
+            lost,
+            audit_mismatches,
+            audits,
+            unaudited,
+            ordered,
+            log,
+        } = self;
         visit(&["turns"], turns);
         visit(&["pipe_waits"], pipe_waits);
         visit(&["accepted"], accepted);
@@ -112,5 +127,7 @@ impl Counted for WorkerCounters {
         visit(&["audit_mismatches"], audit_mismatches);
         visit(&["audits"], audits);
         visit(&["unaudited"], unaudited);
+        visit(&["ordered"], ordered);
+        log.each_counter(visit);
     }
 }

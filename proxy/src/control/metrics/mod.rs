@@ -1,12 +1,14 @@
 //! `/metrics`: read from the flow table, the steering maps and `/proc` at each scrape; nothing is
 //! kept here. One file per subject.
 
+mod access_log;
 mod checks;
 mod family;
 mod listeners;
 mod pools;
 mod process;
 mod servers;
+mod sessions;
 mod steering;
 mod takeover;
 mod udp;
@@ -32,6 +34,8 @@ pub fn render(view: &View<'_>) -> prometheus::Result<String> {
         udp::families,
         servers::families,
         checks::families,
+        access_log::families,
+        sessions::families,
     ];
     for subject in subjects {
         families.extend(subject(view).into_iter().filter_map(family::Family::finish));

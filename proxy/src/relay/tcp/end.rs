@@ -72,6 +72,7 @@ impl Tcp {
     pub(super) fn close(&mut self, lane: &Lane, client: Fd, record: &'static Record) {
         record.set_state(State::Closing);
         fault::point(Point::CloseBegun);
+        lane.log_end(client, record);
         for direction in Direction::BOTH {
             if let Holder::Pipe(pipe) = record.holder(direction) {
                 record.set_holder(direction, Holder::None);

@@ -224,6 +224,15 @@ impl Tcp {
         self.tend_shared(lane, now_ms);
     }
 
+    /// Resets the connection at `client` because an administrator wants it. Answers whether it is this worker's.
+    pub fn close_ordered(&mut self, lane: &Lane, client: Fd) -> bool {
+        let generation = lane.table.record(client).map_or(0, Record::generation);
+        let is_open = |record: &&'static Record| !matches!(record.state(), State::Free | State::Closing);
+        let record = own_record(lane, client, generation).filter(is_open);
+        record.into_iter().for_each(|record| self.reset(lane, client, record, Ending::Ordered));
+        record.is_some()
+    }
+
     fn resume(&mut self, lane: &Lane, turn: Turn, now_ms: u32) {
         if let Some(record) = own_record(lane, turn.client, turn.generation)
             && record.state() == State::Established

@@ -128,6 +128,7 @@ impl Flows {
         let why = record.ending().unwrap_or(why);
         record.set_ending(why);
         lane.listener(record.listener()).expire(why);
+        lane.log_end(fd, record);
         let (key, index) = (Key::recorded(&lane.table, fd, record), lane.table.index());
         lane.block().udp_flows.down();
         lane.count_closed(key.listener);

@@ -134,6 +134,15 @@ impl Udp {
         why.is_some()
     }
 
+    /// Ends the flow at `fd` because an administrator wants it. Answers whether it is this worker's.
+    pub fn close_ordered(&mut self, lane: &Lane, fd: Fd) -> bool {
+        let is_own = own_record(lane, fd).is_some();
+        if is_own {
+            self.flows.end(lane, fd, Ending::Ordered);
+        }
+        is_own
+    }
+
     /// Takes over the flow at `fd`, whose owner is dead, if it was a worker of this one's number. Answers
     /// whether there is one. What had ended already, or makes no sense, keeps its tag: the sweep closes it.
     pub fn adopt(&mut self, lane: &Lane, fd: Fd) -> bool {

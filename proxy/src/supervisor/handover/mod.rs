@@ -136,7 +136,9 @@ impl Supervisor {
         let states = [PRIMARY, STANDBY].map(|seat| self.plan.state(seat));
         let is_still = |state: &PoolState| matches!(state, PoolState::Ready | PoolState::Dead);
         let is_swept = self.unswept.is_empty() && self.strays.is_empty() && !self.has_orphans;
-        is_swept && states.iter().all(is_still) && states.contains(&PoolState::Ready)
+        // Somebody has to write what is in the rings of the access log.
+        let has_reader = self.setup.access_log.is_none() || self.control.child().is_some();
+        has_reader && is_swept && states.iter().all(is_still) && states.contains(&PoolState::Ready)
     }
 
     /// The old ones go on, because of what the successor did. Nothing was moved, or it is taken back.

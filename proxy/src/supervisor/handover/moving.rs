@@ -179,7 +179,10 @@ impl Supervisor {
     pub(super) fn leave(&mut self) -> ! {
         let successor = self.setup.table.supervisor().handover.candidate.pid();
         self.notify.pass_on(time::monotonic_ns(), successor as u32);
-        self.processes().for_each(|child| drop(process::kill(*child)));
+        // With an access log control ends by itself, when the last lines are written.
+        let spared = self.control.child().filter(|_| self.finish_access_log()).map(|control| control.pid);
+        let killed = self.processes().filter(|child| Some(child.pid) != spared);
+        killed.for_each(|child| drop(process::kill(*child)));
         tracing::info!(successor, "handed over");
         // Who asks for something now means the proxy.
         while let Some(told) = signal::next(self.setup.signals) {
