@@ -102,6 +102,33 @@ fn connecting_tells() {
     );
 }
 
+/// What is open to a server that is down is closed, and nobody else's.
+#[test]
+fn what_is_open_goes_on_or_is_closed() {
+    isolate();
+    // Connections outlive the listening socket, so that a check fails and they do not.
+    let (a, _b) = (servers::Tcp::lines(A, "A"), servers::Tcp::lines(B, "B"));
+    let file = File::new(&settings("tcp", &[A, B], "", "on_down = \"close\""));
+    let proxy = file.start();
+    [A, B].iter().for_each(|server| drop(until_state(&proxy, server, "up")));
+    let mut open: Vec<TcpStream> = (0..8).map(|_| connect(at(LISTEN))).collect();
+    let names: Vec<Outcome> = open.iter_mut().map(|stream| ask_on(stream, "hello")).collect();
+    let of_a = names.iter().filter(|name| **name == answer("A")).count();
+    assert!((1..8).contains(&of_a), "{names:?}");
+    drop(a);
+    until_state(&proxy, A, "down");
+    until_true("nothing is open to it", || {
+        proxy.metrics().sum("proxy_upstream_server_connections", &[("server", A)]) == 0.0
+    });
+    for (stream, name) in open.iter_mut().zip(&names) {
+        let outcome = ask_on(stream, "hello");
+        match *name == answer("A") {
+            true => assert!(!outcome.answered(), "{outcome:?}"),
+            false => assert_eq!(outcome, *name),
+        }
+    }
+}
+
 /// A server that is down when the proxy starts is found out by its first check.
 #[test]
 fn the_first_check_decides() {

@@ -118,6 +118,7 @@ async fn serve_until_alone(context: Context<'_>) -> anyhow::Result<()> {
         () = requests::serve(&control_socket, &view, &supervisor) => {}
         () = http::serve(metrics.as_ref(), &view) => {}
         () = health::run(&view) => {}
+        () = health::on_down::run(&view) => {}
         () = names::run(&view) => {}
         () = supervisor.watch() => {}
     }

@@ -4,6 +4,7 @@
 //! Nothing here outlives the process but what is in the slot: another control goes on with the health that it finds.
 
 mod notes;
+pub mod on_down;
 mod probe;
 mod tally;
 
