@@ -79,10 +79,10 @@ fn parse_line(bytes: &[u8]) -> Parsed {
     let ends = match header.addresses {
         v1::Addresses::Unknown => None,
         v1::Addresses::Tcp4(of) => {
-            Some(ends((of.source_address, of.source_port), (of.destination_address, of.destination_port)))
+            ends((of.source_address, of.source_port), (of.destination_address, of.destination_port))
         }
         v1::Addresses::Tcp6(of) => {
-            Some(ends((of.source_address, of.source_port), (of.destination_address, of.destination_port)))
+            ends((of.source_address, of.source_port), (of.destination_address, of.destination_port))
         }
     };
     Parsed::Whole { len, ends }
@@ -101,18 +101,20 @@ fn parse_binary(bytes: &[u8]) -> Parsed {
     }
     let ends = match (header.command, &header.addresses) {
         (v2::Command::Proxy, v2::Addresses::IPv4(of)) => {
-            Some(ends((of.source_address, of.source_port), (of.destination_address, of.destination_port)))
+            ends((of.source_address, of.source_port), (of.destination_address, of.destination_port))
         }
         (v2::Command::Proxy, v2::Addresses::IPv6(of)) => {
-            Some(ends((of.source_address, of.source_port), (of.destination_address, of.destination_port)))
+            ends((of.source_address, of.source_port), (of.destination_address, of.destination_port))
         }
         _ => None,
     };
     Parsed::Whole { len: header.len(), ends }
 }
 
-fn ends(source: (impl Into<IpAddr>, u16), asked: (impl Into<IpAddr>, u16)) -> Ends {
-    Ends::new((source.0.into(), source.1).into(), (asked.0.into(), asked.1).into())
+/// A client without an address is one that nobody tells of: it must not pass for known, or for everybody.
+fn ends(source: (impl Into<IpAddr>, u16), asked: (impl Into<IpAddr>, u16)) -> Option<Ends> {
+    let ends = Ends::new((source.0.into(), source.1).into(), (asked.0.into(), asked.1).into());
+    Some(ends).filter(|ends| !ends.source.ip().is_unspecified())
 }
 
 /// A header that tells of these ends; without any (a health check, a client without an internet address) one

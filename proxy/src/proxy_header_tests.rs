@@ -124,10 +124,21 @@ proptest! {
 
     #[test]
     fn whoever_it_is_from_comes_back(source: (std::net::Ipv6Addr, u16), asked: (std::net::Ipv4Addr, u16)) {
-        let ends = Some(Ends::new(source.into(), asked.into()));
+        let ends = Ends::new(source.into(), asked.into());
+        prop_assume!(!ends.source.ip().is_unspecified());
+        let ends = Some(ends);
         for version in [ProxyVersion::V1, ProxyVersion::V2] {
             let bytes = build(version, Protocol::Tcp, ends);
             prop_assert_eq!(parse(&bytes), whole(bytes.len(), ends));
         }
     }
+}
+
+#[test]
+fn a_client_without_an_address_is_one_that_nobody_tells_of() {
+    let nobody = "PROXY TCP4 0.0.0.0 10.0.0.1 1 2\r\n";
+    assert!(matches!(parse(nobody.as_bytes()), Parsed::Whole { ends: None, len } if len == nobody.len()));
+    let ends = Ends::new("[::]:1".parse().unwrap(), "[2001:db8::1]:2".parse().unwrap());
+    let bytes = build(ProxyVersion::V2, Protocol::Udp, Some(ends));
+    assert!(matches!(parse_datagram(&bytes), Some((len, None)) if len == bytes.len()));
 }

@@ -198,7 +198,10 @@ fn place(given: &Given<String>) -> Result<Place, ConfigError> {
     let Some((host, port)) = split.filter(|(_, port)| *port > 0) else {
         return Err(given.bad("has no port from 1 to 65535", LOOKS));
     };
-    if let Ok(address) = text.parse() {
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        if address.ip() != address.ip().to_canonical() {
+            return Err(given.bad("is an IPv4 address in IPv6 form", "write it as IPv4"));
+        }
         return Ok(Place::Address(address));
     }
     if !is_name(host) {

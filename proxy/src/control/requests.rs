@@ -85,7 +85,7 @@ async fn answer(request: &str, view: &View<'_>, supervisor: &Supervisor) -> Stri
         Some(Ok(request)) => return about_upstreams(&request, view),
     }
     if let Some(filter) = request.strip_prefix(CLOSE) {
-        return match criteria(filter, view) {
+        return match criteria(filter, view).and_then(some) {
             Ok(criteria) => {
                 tracing::info!(filter, "sessions are closed by order");
                 json(&sessions::close(view, &criteria).await)
@@ -130,6 +130,14 @@ async fn list(stream: &mut UnixStream, filter: &str, view: &View<'_>) -> io::Res
     text += &json(&Reply::Done(format!("{count}")));
     text.push('\n');
     in_time(stream.write_all(text.as_bytes())).await
+}
+
+/// Everything is closed by nobody who has not said what.
+fn some(criteria: Vec<Criteria>) -> Result<Vec<Criteria>, String> {
+    match criteria.contains(&Criteria::default()) {
+        true => Err("no filter: say which sessions are to be closed".into()),
+        false => Ok(criteria),
+    }
 }
 
 fn criteria(filter: &str, view: &View<'_>) -> Result<Vec<Criteria>, String> {

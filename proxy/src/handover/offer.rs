@@ -151,13 +151,16 @@ impl OfferedServer {
         }
     }
 
-    /// Enters what was known of it into its slot.
-    pub fn settle(&self, cell: &ServerCell) {
+    /// Enters what was known of it into its slot; `weight` is the settings', if they have it.
+    pub fn settle(&self, cell: &ServerCell, weight: Option<u32>) {
         cell.state.passed_over_until_ms.store(self.passed_over_until_ms, Relaxed);
         cell.state.failures.store(self.failures, Relaxed);
         cell.state.ejections.store(self.ejections.unwrap_or(self.failures), Relaxed);
         if self.is_reweighed {
             cell.reweigh(self.weight);
+        } else if cell.is_reweighed() {
+            // Undone since the offer.
+            cell.weigh(weight.unwrap_or(self.weight));
         }
         cell.set_wanted(if self.is_drained { Wanted::Drain } else { Wanted::Ready });
         let known = [Health::Unknown, Health::Up, Health::Down];

@@ -194,6 +194,8 @@ impl Worker {
                 self.migrate(fd, tag.kind, &from);
                 self.beat_now_and_then(number);
             }
+            // What is late may be a great deal of work, at a moment that clients choose.
+            self.beat_now_and_then(number);
             match tag.kind {
                 Kind::Client => self.tcp.expire_one(&self.lane, fd, now_ms),
                 Kind::UdpFlow => drop(self.udp.expire_one(&self.lane, fd, now_ms)),

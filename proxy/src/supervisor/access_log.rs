@@ -37,11 +37,12 @@ fn is_standard_output(settings: &AccessLog) -> bool {
 }
 
 fn open_file(path: &Path) -> Result<File> {
-    // A named pipe without a reader is an error then, and nothing to wait for.
-    let (mode, flags) = (0o640, libc::O_NONBLOCK | libc::O_NOCTTY);
+    // A named pipe without a reader is an error then, and nothing to wait for. A link may have been put there by
+    // whoever may write to the directory, and this process may open everything.
+    let (mode, flags) = (0o640, libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_NOFOLLOW);
     let opened = OpenOptions::new().append(true).create(true).mode(mode).custom_flags(flags).open(path);
     opened.with_context(|| {
-        let remedy = "make its directory, or choose another path in [access_log]";
+        let remedy = "make its directory, or choose another path (and no symbolic link) in [access_log]";
         format!("cannot open the access log {}; {remedy}", path.display())
     })
 }

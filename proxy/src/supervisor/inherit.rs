@@ -125,7 +125,7 @@ impl Inherited {
                 .or_else(|| place(config, table, number, offered));
             match placed.and_then(|slot| table.servers().get(slot)) {
                 Some(cell) => {
-                    offered.settle(cell);
+                    offered.settle(cell, settings_weight(&config.upstreams[number], cell));
                     if is_settled_at_run_time(&config.upstreams[number], cell) {
                         let presence =
                             [Presence::Present, Presence::Retired][usize::from(offered.is_retired)];
@@ -168,6 +168,14 @@ impl Inherited {
     /// The metrics listener, likewise.
     pub fn metrics(&self, config: &Config) -> Option<Fd> {
         self.fds.metrics.filter(|_| config.metrics == self.offer.metrics)
+    }
+}
+
+/// The weight that the settings give a server, if they have it.
+fn settings_weight(upstream: &Upstream, cell: &ServerCell) -> Option<u32> {
+    match cell.identity()?.origin {
+        Origin::Settings(number) => Some(upstream.servers.get(number as usize)?.weight),
+        Origin::Added => None,
     }
 }
 

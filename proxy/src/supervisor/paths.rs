@@ -2,12 +2,7 @@
 //! all workers share: whose turn it is they find out by the same policy (relay/tcp/shared.rs). What refuses new
 //! connections is that its path is gone.
 
-use std::{
-    fs::{self, Permissions},
-    io,
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
-    path::Path,
-};
+use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -72,9 +67,7 @@ pub fn bind(listener: &Listener, path: &Path) -> Result<Fd> {
         _ => {}
     }
     let socket = unix::listener().with_context(what)?;
-    let bound =
-        unix::bind(socket, path).and_then(|()| fs::set_permissions(path, Permissions::from_mode(MODE)));
-    bound.inspect_err(|_| fd::close(socket)).with_context(what)?;
+    unix::bind(socket, path, MODE).inspect_err(|_| fd::close(socket)).with_context(what)?;
     Ok(socket)
 }
 

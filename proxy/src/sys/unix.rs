@@ -39,15 +39,22 @@ pub fn listener() -> io::Result<Fd> {
     check(unsafe { libc::socket(libc::AF_UNIX, kind, 0) }).map(Fd::from_raw)
 }
 
-/// Makes a socket's file, at which nobody listens yet.
+/// Makes a socket's file, at which nobody listens yet, with this mode: from the beginning, for to change it later by
+/// the path could change another file's. Sets the process's umask for the moment, so other threads must not be there.
 ///
 /// # Errors
 /// `AddrInUse`: something is there. As open(2) with `O_CREAT`.
-pub fn bind(socket: Fd, path: &Path) -> io::Result<()> {
+pub fn bind(socket: Fd, path: &Path, mode: libc::mode_t) -> io::Result<()> {
     let raw = RawAddress::of_path(path)?;
     let (address, len) = raw.as_raw();
-    // SAFETY: `raw` lives for the call and `len` is its length.
-    check(unsafe { libc::bind(socket.raw(), address, len) }).map(drop)
+    // SAFETY: `raw` lives for the call and `len` is its length. A socket's own mode is 0777 (sock_alloc, net/socket.c),
+    // of which the umask leaves the rest (unix_bind, net/unix/af_unix.c).
+    unsafe {
+        let umask = libc::umask(!mode & 0o777);
+        let bound = check(libc::bind(socket.raw(), address, len));
+        libc::umask(umask);
+        bound.map(drop)
+    }
 }
 
 /// Connects, or does not.

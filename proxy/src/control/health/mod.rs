@@ -52,13 +52,11 @@ pub async fn run(view: &View<'_>) {
     loop {
         let now = Instant::now();
         look(view, &mut checked, now);
-        for slot in slots::all(view.config, &view.table) {
+        for slot in overdue(view, &checked, now).into_iter().take(AT_ONCE - running.len()) {
             let Some(rules) = &slot.upstream.rules.health else { continue };
             let Some(server) = checked.get_mut(&slot.number) else { continue };
-            if running.len() < AT_ONCE && server.due.is_some_and(|due| due <= now) {
-                server.due = None;
-                running.push(check(rules, slot.number, target(&slot, rules), slot.identity.address));
-            }
+            server.due = None;
+            running.push(check(rules, slot.number, target(&slot, rules), slot.identity.address));
         }
         let due = checked.values().filter_map(|server| server.due).filter(|due| *due > now).min();
         let wake = due.map_or(now + LOOK, |due| due.min(now + LOOK));
@@ -70,6 +68,16 @@ pub async fn run(view: &View<'_>) {
             () = sleep_until(wake) => {}
         }
     }
+}
+
+/// Servers whose checks are due, the one that has waited longest first: else those at the end of the settings would
+/// never be checked while many do not answer.
+fn overdue<'a>(view: &'a View<'_>, checked: &BTreeMap<usize, Checked>, now: Instant) -> Vec<Slot<'a>> {
+    let due = |slot: &Slot<'_>| checked.get(&slot.number).and_then(|server| server.due);
+    let is_due = |slot: &Slot<'_>| due(slot).is_some_and(|due| due <= now);
+    let mut overdue: Vec<Slot<'a>> = slots::all(view.config, &view.table).filter(is_due).collect();
+    overdue.sort_by_key(due);
+    overdue
 }
 
 /// Begins with servers that have come, and forgets those that have gone.

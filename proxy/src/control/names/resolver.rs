@@ -114,7 +114,8 @@ fn failure(error: &NetError) -> Answer {
 
 /// The addresses, for as long as the shortest-lived of the records that lead to them.
 fn answer(records: &[Record]) -> Answer {
-    let addresses: Vec<IpAddr> = records.iter().filter_map(|record| record.data.ip_addr()).collect();
+    let addresses: Vec<IpAddr> =
+        records.iter().filter_map(|record| record.data.ip_addr()).map(|ip| ip.to_canonical()).collect();
     let lifetime = records.iter().map(|record| record.ttl).min().unwrap_or(0);
     match addresses.is_empty() {
         true => Answer::Nothing,

@@ -15,7 +15,7 @@ use crate::{slots, table::Criteria};
 
 /// Which sessions are meant: those for which all that is given holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Filter {
     /// Clients of this network.
     pub source: Option<IpNet>,

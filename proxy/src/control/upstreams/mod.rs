@@ -156,7 +156,9 @@ fn add(
     if upstream.is_retired {
         return Err(format!("the settings have no upstream {} any more", upstream.name));
     }
-    let parsed = given.parse::<SocketAddr>().ok().filter(|address| address.port() > 0);
+    let is_canonical = |address: &SocketAddr| address.ip() == address.ip().to_canonical();
+    let parsed =
+        given.parse().ok().filter(|address: &SocketAddr| address.port() > 0 && is_canonical(address));
     let address = parsed.ok_or_else(|| {
         format!("{given} is no address; it looks like 10.0.0.1:5432 (names are for the settings file)")
     })?;

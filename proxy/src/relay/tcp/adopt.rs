@@ -9,7 +9,7 @@ use crate::{
 };
 
 use super::{
-    Deadline, Tcp, Turn, await_connect, connect, evidence, other,
+    Deadline, Tcp, Turn, await_connect, connect, evidence, header, other,
     positions::{self, Finding},
 };
 
@@ -207,17 +207,18 @@ impl Tcp {
     }
 
     fn go_on_connecting(&mut self, lane: &Lane, client: Fd, record: &'static Record, now_ms: u32) {
-        let Some(upstream) = record.upstream() else {
-            self.connect(lane, client, record, now_ms);
-            return;
+        let upstream = record.upstream().filter(|upstream| !header::is_in_doubt(lane, *upstream));
+        let (Some(upstream), Some(_)) = (upstream, record.server()) else {
+            // Its worker was about to forget it, or nobody knows how far it was.
+            self.drop_upstream(lane, client, record);
+            return self.connect(lane, client, record, now_ms);
         };
+        let (generation, at_ms) = (record.generation(), connect::runs_out(lane, record));
         match socket::state(upstream) {
             Ok(socket::SYN_SENT) => {
                 let token = Token::Upstream { client, generation: record.generation() };
                 // The dead worker may not have come to it.
                 let _ = epoll::add(lane.set, upstream, epoll::FLOW, token.encode());
-                let at_ms = connect::runs_out(lane, record);
-                let generation = record.generation();
                 await_connect(&mut self.connecting, Deadline { client, generation, at_ms });
             }
             Ok(socket::CLOSED) | Err(_) => {
@@ -231,6 +232,7 @@ impl Tcp {
             Ok(_) => {
                 let token = Token::Upstream { client, generation: record.generation() };
                 let _ = epoll::add(lane.set, upstream, epoll::FLOW, token.encode());
+                await_connect(&mut self.connecting, Deadline { client, generation, at_ms });
                 self.on_connect(lane, client, record, epoll::OUT, now_ms);
             }
         }

@@ -192,7 +192,8 @@ impl Tcp {
         self.drop_upstream(lane, client, record);
     }
 
-    /// Forgets an upstream connection. Its place is free only when the server is told of its end.
+    /// Forgets an upstream connection: the client's is as it was accepted. Its place is free only when the server is
+    /// told of its end.
     pub(super) fn drop_upstream(&mut self, lane: &Lane, client: Fd, record: &'static Record) {
         let server = record.server();
         record.set_server(None);
@@ -200,6 +201,7 @@ impl Tcp {
             fault::point(Point::ConnectForgotten);
             lane.close(upstream);
         }
+        record.set_state(State::Accepted);
         server.into_iter().for_each(|server| self.free_place(lane, server));
     }
 }

@@ -119,8 +119,8 @@ pub(super) fn send(lane: &Lane, client: Fd, record: &Record, upstream: Fd) -> io
     let bytes = build(lane, client, record, version);
     let sent = match stream::counters(upstream) {
         Ok(counters) => positions::written(&counters, true) as usize,
-        // Nobody counts what goes to a unix socket. A dead worker may have sent all of it, or nothing.
-        Err(error) if is_unsupported(&error) && !record.has(flag::ADOPTED) => 0,
+        // Nobody counts what goes to a unix socket. This one is this worker's own: see `is_in_doubt`.
+        Err(error) if is_unsupported(&error) => 0,
         Err(error) => return Err(error),
     };
     let is_same = bytes.len() == usize::from(planned);
@@ -135,6 +135,12 @@ pub(super) fn send(lane: &Lane, client: Fd, record: &Record, upstream: Fd) -> io
         Err(error) if would_block(&error) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Whether a dead worker may have sent a header by this socket, or not: nobody counts what goes to a unix socket.
+pub(super) fn is_in_doubt(lane: &Lane, upstream: Fd) -> bool {
+    let is_planned = lane.table.record(upstream).is_some_and(|own| own.facts().header().1 > 0);
+    is_planned && stream::counters(upstream).is_err_and(|error| is_unsupported(&error))
 }
 
 /// The header, a function of what is recorded, so that an heir's is the same.

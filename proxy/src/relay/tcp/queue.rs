@@ -47,9 +47,10 @@ impl Queues {
         self.queues.get(upstream)?.front().copied()
     }
 
-    /// Lets one wait behind all that have waited for as long. Answers false if there are too many.
-    fn push(&mut self, upstream: usize, waiter: Waiter) -> bool {
-        if self.len >= MOST {
+    /// Lets one wait behind all that have waited for as long. Answers false if there are too many, which is not asked
+    /// of one that has been let wait already, by a dead worker or another supervisor's.
+    fn push(&mut self, upstream: usize, waiter: Waiter, is_new: bool) -> bool {
+        if is_new && self.len >= MOST {
             return false;
         }
         if self.queues.len() <= upstream {
@@ -62,6 +63,12 @@ impl Queues {
         queue.insert(queue.len() - behind, waiter);
         self.len += 1;
         true
+    }
+
+    /// Forgets the first one at an upstream, which is not there any more: its number may be another's by now.
+    fn forget_first(&mut self, upstream: usize) {
+        let first = self.queues.get_mut(upstream).and_then(VecDeque::pop_front);
+        self.len -= usize::from(first.is_some());
     }
 
     /// Forgets one. Its upstream is not asked for: a record that ends does not tell it any more.
@@ -104,7 +111,7 @@ impl Tcp {
             return self.reset(lane, client, record, Ending::ClientEnded);
         }
         let waiter = Waiter { client, generation: record.generation(), since_ms: record.opened_ms() };
-        if !self.queues.push(upstream, waiter) {
+        if !self.queues.push(upstream, waiter, !record.has(flag::QUEUED)) {
             return self.reject(lane, client, record, Rejection::ServersFull);
         }
         if !record.has(flag::QUEUED) {
@@ -171,7 +178,7 @@ impl Tcp {
             let Some(Waiter { client, generation, .. }) = self.queues.first(upstream) else { return false };
             let record = own_record(lane, client, generation).filter(|record| record.has(flag::QUEUED));
             match record {
-                None => self.queues.remove(client),
+                None => self.queues.forget_first(upstream),
                 Some(record) if self.try_connect(lane, client, record, now_ms) == Attempt::Over => {}
                 Some(record) => match refusal(lane, record, upstream, now_ms) {
                     None => return false,
@@ -186,8 +193,9 @@ impl Tcp {
     pub(super) fn tick_queues(&mut self, lane: &Lane, now_ms: u32) {
         for upstream in self.queues.waited() {
             while let Some(Waiter { client, generation, .. }) = self.queues.first(upstream) {
-                match own_record(lane, client, generation) {
-                    None => self.queues.remove(client),
+                let record = own_record(lane, client, generation).filter(|record| record.has(flag::QUEUED));
+                match record {
+                    None => self.queues.forget_first(upstream),
                     Some(record) => match refusal(lane, record, upstream, now_ms) {
                         // That is said when it has been tried.
                         None | Some(Rejection::ServersFull) => break,
@@ -240,9 +248,9 @@ mod tests {
     fn who_came_first_is_first_whoever_brought_him() {
         let mut queues = Queues::default();
         for (client, since_ms) in [(1, u32::MAX), (2, 5), (3, 5), (4, u32::MAX - 7), (5, 1)] {
-            assert!(queues.push(2, waiter(client, since_ms)));
+            assert!(queues.push(2, waiter(client, since_ms), true));
         }
-        assert!(queues.push(0, waiter(9, 0)));
+        assert!(queues.push(0, waiter(9, 0), true));
         assert_eq!(queues.waited(), [0, 2]);
         queues.remove(Fd::from_raw(3));
         queues.remove(Fd::from_raw(77));
@@ -253,10 +261,12 @@ mod tests {
     #[test]
     fn there_is_room_for_so_many_and_no_more() {
         let mut queues = Queues::default();
-        assert!((0..MOST).all(|client| queues.push(client % 3, waiter(client as i32, 0))));
-        assert!(!queues.push(0, waiter(-1, 0)));
+        assert!((0..MOST).all(|client| queues.push(client % 3, waiter(client as i32, 0), true)));
+        assert!(!queues.push(0, waiter(-1, 0), true));
+        assert!(queues.push(0, waiter(-2, 0), false), "who waits already goes on waiting");
         queues.remove(Fd::from_raw(1));
-        assert!(queues.push(0, waiter(-1, 0)));
+        queues.forget_first(0);
+        assert!(queues.push(0, waiter(-1, 0), true) && !queues.push(0, waiter(-3, 0), true));
     }
 
     #[test]
@@ -264,7 +274,7 @@ mod tests {
         let mut queues = Queues::default();
         queues.set_ready(3);
         assert!(!queues.is_ready());
-        queues.push(3, waiter(1, 0));
+        queues.push(3, waiter(1, 0), true);
         queues.set_ready(3);
         queues.set_ready(3);
         assert_eq!(queues.ready, [3]);
