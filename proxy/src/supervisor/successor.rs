@@ -136,10 +136,15 @@ impl Supervisor {
             self.setup.steering.liveness().set_first(STANDBY);
             self.setup.table.supervisor().pinned.store(1, Relaxed);
         }
+        // Before it is decided, for who dies right after that could not do it any more. Nothing is steered by it yet.
+        let setup = &mut self.setup;
+        if let Err(error) = setup.steering.set_verdicts(&header.verdicts.verdicts(setup.config)) {
+            tracing::error!(%error, "the verdicts are counted anew");
+        }
         if !decision.decide(Decision::Taken) {
             bail!("the running proxy goes on: it has waited for too long");
         }
-        self.go_on(&header.verdicts);
+        self.go_on();
         let gap_us = seats::elapsed_us(header.parked_at_ns);
         // Its leftovers are descriptors that no worker has claimed.
         let (death, reason) = (Death::default(), LostReason::Corrupt);
@@ -188,7 +193,7 @@ impl Supervisor {
         if let Err(error) = listen::step_aside(setup.config, &mut setup.steering, &setup.sockets) {
             tracing::error!(%error, "the kernel program cannot be taken off");
         }
-        self.go_on(&Ledger::default());
+        self.go_on();
         self.settle(0);
     }
 
@@ -221,14 +226,11 @@ impl Supervisor {
     }
 
     /// The flows are this supervisor's. Nothing may fail from here on, and it can be done again.
-    fn go_on(&mut self, verdicts: &Ledger) {
+    fn go_on(&mut self) {
         let setup = &mut self.setup;
         setup.is_serving = true;
         if let Err(error) = setup.sockets.join_rest(setup.config) {
             tracing::error!("not all workers have their own socket: {error:#}");
-        }
-        if let Err(error) = setup.steering.set_verdicts(&verdicts.verdicts(setup.config)) {
-            tracing::error!(%error, "the verdicts are counted anew");
         }
         if let Err(error) = listen::steer(setup.config, &mut setup.steering, &setup.sockets) {
             tracing::error!(%error, "not all new traffic is steered; trying again");
