@@ -21,6 +21,7 @@ mod word {
     pub const CONNECT: usize = 5;
     pub const FIRST_BYTE: usize = 6;
     pub const HEADER: usize = 7;
+    pub const BEGUN: usize = 8;
     pub const COUNT: usize = 9;
 }
 
@@ -62,6 +63,16 @@ impl Facts<'_> {
     pub fn begin(&self, accepted_ms: u32) {
         self.0.iter().for_each(|word| word.store(0, Relaxed));
         self.0[word::ACCEPTED].store(accepted_ms, Release);
+    }
+
+    /// Notes when its connect began, microseconds of the monotonic clock, wrapping after 71 minutes.
+    pub fn set_begun_us(&self, begun_us: u32) {
+        self.0[word::BEGUN].store(begun_us.max(1), Relaxed);
+    }
+
+    /// When its connect began; `None`: under another supervisor.
+    pub fn begun_us(&self) -> Option<u32> {
+        Some(self.0[word::BEGUN].load(Relaxed)).filter(|begun_us| *begun_us > 0)
     }
 
     /// When the connection was accepted.

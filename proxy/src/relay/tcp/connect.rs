@@ -20,7 +20,9 @@ use crate::{
         socket::{self, FlowOptions},
         time, transparent,
     },
-    table::{ConnectFailure, Direction, Ending, Kind, Part, Record, Rejection, State, Tag, Window, flag},
+    table::{
+        ConnectFailure, Direction, Ending, Facts, Kind, Part, Record, Rejection, State, Tag, Window, flag,
+    },
 };
 
 use super::{Deadline, Tcp, await_connect, header, own_record, queue};
@@ -127,9 +129,14 @@ impl Tcp {
         fault::point(Point::ConnectEstablished);
         let counters = lane.server(server);
         counters.connections.add(1);
-        let took_ms = (time::monotonic_ms() as u32).wrapping_sub(record.opened_ms());
-        lane.table.facts(client, record).into_iter().for_each(|facts| facts.set_connect_ms(Some(took_ms)));
-        counters.connect_duration.observe_us(u64::from(took_ms) * 1000);
+        let now_us = time::monotonic_ns() / 1000;
+        let facts = lane.table.facts(client, record);
+        let took_us = match facts.as_ref().and_then(Facts::begun_us) {
+            Some(begun_us) => (now_us as u32).wrapping_sub(begun_us),
+            None => ((now_us / 1000) as u32).wrapping_sub(record.opened_ms()).saturating_mul(1000),
+        };
+        facts.into_iter().for_each(|facts| facts.set_connect_ms(Some(took_us / 1000)));
+        counters.connect_duration.observe_us(took_us.into());
         servers::note_success(lane, server, now_ms);
         let generation = record.generation();
         let is_open = || record.generation() == generation && record.state() == State::Established;
@@ -261,6 +268,7 @@ fn open_upstream(
             return Err(Obstacle::Ours(Rejection::Descriptors));
         };
         own.facts().begin(record.opened_ms());
+        own.facts().set_begun_us((time::monotonic_ns() / 1000) as u32);
         own.facts().set_header(header::plan(lane, client, record));
         own.set_owner(client, Part::Upstream);
         let unix = flag::of(flag::UNIX, Direction::Down);
