@@ -108,33 +108,14 @@ pub fn open(mut config: Config, inherited: Option<&Inherited>) -> Result<Setup> 
     let log = steering.logger(KernelLog::new(&config.listeners))?;
     let first_unneeded = close_ranks().context("cannot open /dev/null")?;
 
-    let dimensions = Dimensions {
-        descriptors,
-        workers: config.workers as usize,
-        listeners: config.listeners.len(),
-        upstreams: config.upstreams.len(),
-        servers: config.slots(),
-        counts_sources: config.counts_sources(),
-    };
-    let (_, mut table) = Table::create(dimensions).context("cannot make the flow table")?;
-    slots::seed(config, &table);
-    inherited
-        .into_iter()
-        .for_each(|inherited| inherited.place_servers(config, &table, &inherited.offer.servers));
+    let mut table = make_table(config, descriptors, inherited)?;
     let (decision_fd, decision) = DecisionCell::create().context("cannot make shared memory")?;
     let null = Fd::keep(File::options().write(true).open("/dev/null").context("cannot open /dev/null")?);
     let signals = signal::descriptor().context("cannot take signals")?;
     if inherited.is_none() {
         listen::steer_anew(config, &mut steering, &sockets)?;
     }
-    // Filled up, so that every flow's number is above all of these.
-    let first_flow = close_ranks().context("cannot open /dev/null")?;
-    for number in fd::open_numbers().context("cannot list /proc/self/fd")? {
-        if let Some(tag) = table.tag(number) {
-            tag.set(Tag::SUPERVISOR);
-        }
-    }
-    table.reserve_below(first_flow);
+    keep_numbers(&mut table)?;
     let first_epoch = inherited.map_or(0, |inherited| inherited.offer.epochs);
     table.supervisor().epochs.store(first_epoch, Relaxed);
     table.supervisor().serving.store(inherited.is_none().into(), Relaxed);
@@ -158,6 +139,36 @@ pub fn open(mut config: Config, inherited: Option<&Inherited>) -> Result<Setup> 
         signals,
         null,
     })
+}
+
+/// The flow table, with the servers that are known.
+fn make_table(config: &Config, descriptors: usize, inherited: Option<&Inherited>) -> Result<Table> {
+    let dimensions = Dimensions {
+        descriptors,
+        workers: config.workers as usize,
+        listeners: config.listeners.len(),
+        upstreams: config.upstreams.len(),
+        servers: config.slots(),
+        counts_sources: config.counts_sources(),
+    };
+    let (_, table) = Table::create(dimensions).context("cannot make the flow table")?;
+    slots::seed(config, &table);
+    if let Some(inherited) = inherited {
+        inherited.place_servers(config, &table, &inherited.offer.servers);
+    }
+    Ok(table)
+}
+
+/// Everything that is open by now is the supervisor's for good, and every flow's number is above all of it.
+fn keep_numbers(table: &mut Table) -> Result<()> {
+    let first_flow = close_ranks().context("cannot open /dev/null")?;
+    for number in fd::open_numbers().context("cannot list /proc/self/fd")? {
+        if let Some(tag) = table.tag(number) {
+            tag.set(Tag::SUPERVISOR);
+        }
+    }
+    table.reserve_below(first_flow);
+    Ok(())
 }
 
 /// Fills the holes below the highest number in use, so that no flow ever gets a number below. Answers the first number above.
