@@ -106,16 +106,20 @@ impl Fault {
         let _ = std::io::stderr().write_all(line.as_bytes());
         match (passer == SUPERVISOR, self.stops) {
             (true, true) => wait_for_state(pid, "T"),
-            (true, false) => {
-                if pid > 0 {
-                    process::send_signal(pid, libc::SIGKILL);
-                }
-                wait_for_state(pid, "ZX");
-            }
+            (true, false) => kill(pid),
             (false, true) => process::raise(libc::SIGSTOP),
             (false, false) => process::raise(libc::SIGKILL),
         }
     }
+}
+
+/// Until all threads are gone: a dead leader is a zombie at once, and its pidfd tells nobody until they are.
+fn kill(pid: i32) {
+    let Ok(child) = process::open(pid) else { return };
+    if process::kill(child).is_ok() {
+        process::is_dead(child, PATIENCE);
+    }
+    process::forget(child);
 }
 
 fn wait_for_state(pid: i32, states: &str) {

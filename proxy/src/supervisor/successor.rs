@@ -212,17 +212,21 @@ impl Supervisor {
             let mut estates = workers.iter().flat_map(|worker| &worker.estates);
             estates.any(|estate| estate.stage() == EstateStage::Offered)
         };
-        while is_offered() {
+        loop {
+            // In this order: who claims all of it and dies is seen too.
+            let has_claimed = !is_offered();
             let mut pools = self.seats.children.iter().flatten();
             if pools.any(|pool| process::is_dead(*pool, Duration::ZERO)) {
                 bail!("a new pool died when it was to take over");
+            }
+            if has_claimed {
+                return Ok(());
             }
             if began.elapsed() > limit {
                 bail!("the new workers have not taken over within {limit:?}");
             }
             thread::sleep(LOOK);
         }
-        Ok(())
     }
 
     /// The flows are this supervisor's. Nothing may fail from here on, and it can be done again.
