@@ -22,7 +22,7 @@ fn table(config: &Config) -> Table {
         listeners,
         upstreams,
         servers,
-        counts_sources: false,
+        ..Dimensions::SMALL
     })
     .unwrap()
     .1;

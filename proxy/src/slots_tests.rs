@@ -11,8 +11,7 @@ fn world(servers: &[&str]) -> (Config, Table) {
     let Verb::Run(args) = cli.verb else { panic!("run is run") };
     let config = Config::from_args(&args).unwrap();
     let (upstreams, servers) = (config.upstreams.len(), config.slots());
-    let dimensions =
-        Dimensions { descriptors: 8, workers: 1, listeners: 1, upstreams, servers, counts_sources: false };
+    let dimensions = Dimensions { descriptors: 8, upstreams, servers, ..Dimensions::SMALL };
     let (_, table) = Table::create(dimensions).unwrap();
     seed(&config, &table);
     (config, table)
@@ -84,14 +83,7 @@ fn what_waits_for_an_upstream_that_is_gone_gets_a_server() {
     let (mut config, _) = world(&["127.0.0.1:3"]);
     let seeded = |config: &Config| {
         let (upstreams, servers) = (config.upstreams.len(), config.slots());
-        let dimensions = Dimensions {
-            descriptors: 8,
-            workers: 1,
-            listeners: 1,
-            upstreams,
-            servers,
-            counts_sources: false,
-        };
+        let dimensions = Dimensions { descriptors: 8, upstreams, servers, ..Dimensions::SMALL };
         let (_, table) = Table::create(dimensions).unwrap();
         seed(config, &table);
         let slot = all(config, &table).next().unwrap();

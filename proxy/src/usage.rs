@@ -33,14 +33,7 @@ mod tests {
 
     #[test]
     fn the_time_of_who_is_gone_is_not_taken_back() {
-        let dimensions = Dimensions {
-            descriptors: 8,
-            workers: 1,
-            listeners: 1,
-            upstreams: 1,
-            servers: 1,
-            counts_sources: false,
-        };
+        let dimensions = Dimensions { descriptors: 8, ..Dimensions::SMALL };
         let (_, table) = Table::create(dimensions).unwrap();
         table.supervisor().ticks_inherited.add(1000);
         assert_eq!((processes(&table), ticks(&table)), (vec![], 1000));

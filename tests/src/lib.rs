@@ -2,7 +2,7 @@
 //! proxy with ([`builder`]), the running [`proxy`] with its [`status`] and [`metrics`], a [`faulty`] one that dies
 //! where a test wants it to, its [`settings`] file, its flow [`table`] to spoil, upstream [`servers`], a name server
 //! ([`dns`]), [`clients`], verified [`traffic`]
-//! and [`flows`], processor time withheld ([`cgroup`]), deaths of pools ([`takeover`]), upgrades and reloads
+//! and [`flows`], bytes [`in_flight`], processor time withheld ([`cgroup`]), deaths of pools ([`takeover`]), upgrades and reloads
 //! ([`handover`]), a seeded [`storm`] of faults, the measurement of the [`gap`] of a takeover, Debian's
 //! [`programs`], [`reloads`] again and again, and waiting for a condition with a deadline ([`wait`]). System calls
 //! that have no safe wrapper elsewhere are in [`sys`].
@@ -18,6 +18,7 @@ pub mod faulty;
 pub mod flows;
 pub mod gap;
 pub mod handover;
+pub mod in_flight;
 pub mod manager;
 pub mod metrics;
 pub mod net;

@@ -7,7 +7,6 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -17,10 +16,10 @@ use proxy_tests::handover::{KINDS, hand_over};
 use proxy_tests::net::{at, isolate};
 use proxy_tests::proxy::Proxy;
 use proxy_tests::servers::{PATIENCE, read_all, reset};
-use proxy_tests::takeover::{assert_adopted, take_over};
+use proxy_tests::takeover::take_over;
 use proxy_tests::traffic::Traffic;
 use proxy_tests::wait::until_true;
-use proxy_tests::{PRIMARY, pattern, unix};
+use proxy_tests::{PRIMARY, in_flight, unix};
 
 const LISTEN: &str = "127.0.0.1:8080";
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -90,36 +89,14 @@ fn streams_to_a_unix_socket_are_carried_on() {
     assert!(metrics.sum("proxy_upstream_server_connections_total", &[("server", &url(&path))]) >= 8.0);
 }
 
-/// Bytes in both directions, into buffers that are full, at a death and at a handover; then both ends.
 #[test]
 fn bytes_in_flight_arrive_once_and_in_order() {
     isolate();
     let place = Place::new();
     let accepted = unix::handing_over(&place.path("s"));
     let proxy = proxy(&[&place.path("s")]).start();
-    let (mut client, mut server) =
-        (connect(at(LISTEN)), accepted.recv_timeout(PATIENCE).expect("a connection"));
-    unix::carries(&mut client, &mut server);
-    let mut up = client.try_clone().expect("clone");
-    let mut down = server.try_clone().expect("clone");
-    let writers = [
-        thread::spawn(move || {
-            pattern::write(&mut up, PLENTY).expect("write");
-            up.shutdown(Shutdown::Write).expect("shutdown");
-        }),
-        thread::spawn(move || {
-            pattern::write(&mut down, PLENTY).expect("write");
-            down.shutdown(Shutdown::Write).expect("shutdown");
-        }),
-    ];
-    proxy.until_metric("proxy_pipes", &[("state", "lent")], 2.0);
-    take_over(&proxy, PRIMARY, Signal::SIGKILL);
-    assert_adopted(&proxy, &[("protocol", "tcp"), ("state", "busy")], 1.0);
-    hand_over(&proxy, &["reload"]);
-    let reader = thread::spawn(move || pattern::verify(&mut client));
-    assert_eq!(pattern::verify(&mut server).expect("read"), PLENTY);
-    assert_eq!(reader.join().expect("the reader").expect("read"), PLENTY);
-    writers.into_iter().for_each(|writer| writer.join().expect("the writer"));
+    let server = |client| (client, accepted.recv_timeout(PATIENCE).expect("a connection"));
+    in_flight::arrive_once_and_in_order(&proxy, server(connect(at(LISTEN))), PLENTY);
     until_true("the connection is gone", || proxy.metrics().sum("proxy_listener_connections", &[]) == 0.0);
 }
 

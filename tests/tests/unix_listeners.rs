@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -16,9 +15,9 @@ use proxy_tests::process::signal;
 use proxy_tests::proxy::Proxy;
 use proxy_tests::servers::{self, PATIENCE};
 use proxy_tests::status::Status;
-use proxy_tests::takeover::{assert_adopted, take_over};
+use proxy_tests::takeover::take_over;
 use proxy_tests::wait::until_true;
-use proxy_tests::{PRIMARY, STANDBY, pattern, unix};
+use proxy_tests::{PRIMARY, STANDBY, in_flight, unix};
 
 const SERVER: &str = "127.0.0.1:9001";
 const PLENTY: usize = 24 << 20;
@@ -151,27 +150,8 @@ fn bytes_in_flight_arrive_once_and_in_order() {
     let (_directory, path) = place();
     let (_server, from) = servers::Tcp::handing_over(SERVER);
     let proxy = proxy(&path).start();
-    let (mut client, mut server) = (unix::connect(&path), from.recv_timeout(PATIENCE).expect("a connection"));
-    unix::carries(&mut client, &mut server);
-    let (mut up, mut down) = (client.try_clone().expect("clone"), server.try_clone().expect("clone"));
-    let writers = [
-        thread::spawn(move || {
-            pattern::write(&mut up, PLENTY).expect("write");
-            up.shutdown(Shutdown::Write).expect("shutdown");
-        }),
-        thread::spawn(move || {
-            pattern::write(&mut down, PLENTY).expect("write");
-            down.shutdown(Shutdown::Write).expect("shutdown");
-        }),
-    ];
-    proxy.until_metric("proxy_pipes", &[("state", "lent")], 2.0);
-    take_over(&proxy, PRIMARY, Signal::SIGKILL);
-    assert_adopted(&proxy, &[("protocol", "tcp"), ("state", "busy")], 1.0);
-    hand_over(&proxy, &["reload"]);
-    let reader = thread::spawn(move || pattern::verify(&mut client));
-    assert_eq!(pattern::verify(&mut server).expect("read"), PLENTY);
-    assert_eq!(reader.join().expect("the reader").expect("read"), PLENTY);
-    writers.into_iter().for_each(|writer| writer.join().expect("the writer"));
+    let server = |client| (client, from.recv_timeout(PATIENCE).expect("a connection"));
+    in_flight::arrive_once_and_in_order(&proxy, server(unix::connect(&path)), PLENTY);
 }
 
 /// The path is taken and given back; what a dead process left is replaced, what a living one has is not.

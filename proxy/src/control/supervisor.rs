@@ -119,14 +119,7 @@ mod tests {
     };
 
     fn line() -> (Supervisor, Fd) {
-        let dimensions = Dimensions {
-            descriptors: 8,
-            workers: 1,
-            listeners: 1,
-            upstreams: 1,
-            servers: 1,
-            counts_sources: false,
-        };
+        let dimensions = Dimensions { descriptors: 8, ..Dimensions::SMALL };
         let (_, table) = Table::create(dimensions).unwrap();
         table.supervisor().looked_at.store(u64::MAX, Relaxed);
         let (ours, theirs) = socket::message_pair().unwrap();

@@ -59,7 +59,7 @@ fn table() -> Table {
     let config = config();
     let (upstreams, servers) = (1, config.slots());
     let dimensions =
-        Dimensions { descriptors: 100, workers: 2, listeners: 2, upstreams, servers, counts_sources: false };
+        Dimensions { descriptors: 100, workers: 2, listeners: 2, upstreams, servers, ..Dimensions::SMALL };
     let (_, table) = Table::create(dimensions).unwrap();
     slots::seed(&config, &table);
     table.supervisor().looked_at.store(u64::MAX, Relaxed);

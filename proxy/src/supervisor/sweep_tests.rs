@@ -16,14 +16,7 @@ fn left(table: &Table, state: State) -> Fd {
 
 #[test]
 fn flows_in_use_are_closed_later_and_counted_once() {
-    let dimensions = Dimensions {
-        descriptors: 4096,
-        workers: 1,
-        listeners: 1,
-        upstreams: 1,
-        servers: 1,
-        counts_sources: false,
-    };
+    let dimensions = Dimensions { descriptors: 4096, ..Dimensions::SMALL };
     let (_, table) = Table::create(dimensions).unwrap();
     let (lost, used, ended) =
         (left(&table, State::Established), left(&table, State::Established), left(&table, State::Free));
@@ -39,14 +32,7 @@ fn flows_in_use_are_closed_later_and_counted_once() {
 
 #[test]
 fn a_dead_worker_uses_nothing() {
-    let dimensions = Dimensions {
-        descriptors: 64,
-        workers: 2,
-        listeners: 1,
-        upstreams: 1,
-        servers: 1,
-        counts_sources: false,
-    };
+    let dimensions = Dimensions { workers: 2, ..Dimensions::SMALL };
     let (_, table) = Table::create(dimensions).unwrap();
     let fd = Fd::from_raw(5);
     std::mem::forget(Using::declare(&table.worker(1, 1).using, fd));
@@ -58,14 +44,7 @@ fn a_dead_worker_uses_nothing() {
 
 #[test]
 fn what_a_dead_worker_had_open_counts_no_more() {
-    let dimensions = Dimensions {
-        descriptors: 64,
-        workers: 2,
-        listeners: 1,
-        upstreams: 1,
-        servers: 1,
-        counts_sources: true,
-    };
+    let dimensions = Dimensions { workers: 2, counts_sources: true, ..Dimensions::SMALL };
     let (_, table) = Table::create(dimensions).unwrap();
     for (seat, worker) in [(0, 1), (1, 0), (1, 1)] {
         table.sources().up(table.lane(seat, worker), 5);
@@ -100,14 +79,7 @@ fn what_was_accepted_at_a_unix_socket_and_never_used_is_the_listeners() {
 
 #[test]
 fn places_at_servers_stay_taken_until_all_is_adopted() {
-    let dimensions = Dimensions {
-        descriptors: 64,
-        workers: 2,
-        listeners: 1,
-        upstreams: 1,
-        servers: 2,
-        counts_sources: false,
-    };
+    let dimensions = Dimensions { workers: 2, servers: 2, ..Dimensions::SMALL };
     let (_, table) = Table::create(dimensions).unwrap();
     table.servers()[1].set_presence(Presence::Retired);
     (0..3).for_each(|_| table.server_counters(0, 1)[1].open.up());

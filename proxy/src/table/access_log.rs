@@ -261,14 +261,7 @@ mod tests {
     use crate::table::{Dimensions, Part, Rejection, State};
 
     fn table() -> Table {
-        let dimensions = Dimensions {
-            descriptors: 64,
-            workers: 1,
-            listeners: 1,
-            upstreams: 1,
-            servers: 1,
-            counts_sources: false,
-        };
+        let dimensions = Dimensions::SMALL;
         Table::create(dimensions).unwrap().1
     }
 

@@ -120,14 +120,7 @@ mod tests {
     use crate::table::{Dimensions, State};
 
     fn table() -> Table {
-        let dimensions = Dimensions {
-            descriptors: 8,
-            workers: 1,
-            listeners: 1,
-            upstreams: 1,
-            servers: 1,
-            counts_sources: false,
-        };
+        let dimensions = Dimensions { descriptors: 8, ..Dimensions::SMALL };
         Table::create(dimensions).unwrap().1
     }
 

@@ -31,6 +31,13 @@ pub struct Dimensions {
     pub counts_sources: bool,
 }
 
+#[cfg(test)]
+impl Dimensions {
+    /// One of each, for tests that care for one of them at most.
+    pub const SMALL: Self =
+        Self { descriptors: 64, workers: 1, listeners: 1, upstreams: 1, servers: 1, counts_sources: false };
+}
+
 /// Byte offsets of the parts.
 #[derive(Clone, Copy)]
 pub(super) struct Layout {

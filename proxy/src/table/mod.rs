@@ -382,7 +382,7 @@ mod tests {
             listeners: 2,
             upstreams: 2,
             servers: 5,
-            counts_sources: false,
+            ..Dimensions::SMALL
         };
         let (_, table) = Table::create(dimensions).unwrap();
         assert_eq!(size_of::<Record>(), 64);
@@ -419,14 +419,7 @@ mod tests {
 
     #[test]
     fn the_supervisors_numbers_have_no_records() {
-        let dimensions = Dimensions {
-            descriptors: 100,
-            workers: 1,
-            listeners: 1,
-            upstreams: 1,
-            servers: 1,
-            counts_sources: false,
-        };
+        let dimensions = Dimensions { descriptors: 100, ..Dimensions::SMALL };
         let (fd, mut table) = Table::create(dimensions).unwrap();
         table.reserve_below(Fd::from_raw(7));
         assert!(table.record(Fd::from_raw(6)).is_none() && table.tag(Fd::from_raw(6)).is_none());

@@ -54,14 +54,7 @@ mod tests {
     use crate::table::{Dimensions, State};
 
     fn table() -> Table {
-        let dimensions = Dimensions {
-            descriptors: 64,
-            workers: 2,
-            listeners: 1,
-            upstreams: 1,
-            servers: 1,
-            counts_sources: false,
-        };
+        let dimensions = Dimensions { workers: 2, ..Dimensions::SMALL };
         Table::create(dimensions).unwrap().1
     }
 

@@ -29,14 +29,7 @@ fn context() -> Context<'static> {
     let Verb::Run(args) = cli.verb else { panic!("run is run") };
     let config = Config::from_args(&args).unwrap();
     let servers = config.slots();
-    let dimensions = Dimensions {
-        descriptors: 100,
-        workers: 1,
-        listeners: 1,
-        upstreams: 1,
-        servers,
-        counts_sources: false,
-    };
+    let dimensions = Dimensions { descriptors: 100, servers, ..Dimensions::SMALL };
     let (_, table) = Table::create(dimensions).unwrap();
     slots::seed(&config, &table);
     for address in ["10.0.0.2:2", "10.0.0.3:2"] {

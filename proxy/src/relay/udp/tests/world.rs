@@ -89,14 +89,7 @@ impl World {
     ) -> Self {
         let (address, sockets) = listening_sockets(listen.parse().unwrap());
         let config = Box::leak(Box::new(config(address, servers, rules)));
-        let dimensions = Dimensions {
-            descriptors,
-            workers: 1,
-            listeners: 1,
-            upstreams: 1,
-            servers: servers.len(),
-            counts_sources: false,
-        };
+        let dimensions = Dimensions { descriptors, servers: servers.len(), ..Dimensions::SMALL };
         let (_, table) = Table::create(dimensions).unwrap();
         slots::seed(config, &table);
         let set = epoll::create().unwrap();
