@@ -175,6 +175,35 @@ fn a_takeover_in_the_middle_of_a_hello_loses_nothing() {
     assert_eq!(metrics.sum("proxy_lost_flows_total", &[]), 0.0, "{}", metrics.show("proxy_lost_flows_total"));
 }
 
+/// The names of a listener that the settings have no more are still looked for, and their upstreams are there.
+#[test]
+fn a_hello_that_comes_when_its_listener_is_gone_finds_its_upstream() {
+    isolate();
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let _servers = naming_servers();
+    let proxy = proxy(directory.path(), &SERVERS, "60s");
+    let hellos = [("a.example", "exact"), ("x.b.example", "suffix"), ("c.example", "own")];
+    let mut clients: Vec<_> =
+        hellos.iter().map(|(name, upstream)| (connect(at(LISTEN)), hello(name), *upstream)).collect();
+    for (client, bytes, _) in &mut clients {
+        client.write_all(&bytes[..700]).expect("write");
+    }
+    let accepted = |s: &Status| s.pool(PRIMARY).connections + s.pool(STANDBY).connections == 3;
+    proxy.until_status("all are accepted", accepted);
+    let other = format!(
+        "[[listener]]\nname = \"other\"\nbind = [\"tcp://127.0.0.1:8081\"]\nupstream = \"another\"\n\
+         [[upstream.another.server]]\naddress = \"{OWN}\"\n"
+    );
+    fs::write(directory.path().join("proxy.toml"), other).expect("write settings");
+    // At the second one it is not the settings any more that the upstreams go on by.
+    reload(&proxy);
+    reload(&proxy);
+    for (mut client, bytes, upstream) in clients {
+        client.write_all(&bytes[700..]).expect("write");
+        assert_eq!(answered(&mut client, &bytes), upstream);
+    }
+}
+
 /// What was chosen stays chosen where the server is tried again by an heir or a successor.
 #[test]
 fn an_upstream_stays_chosen_through_takeovers() {

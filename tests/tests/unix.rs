@@ -12,10 +12,11 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use proxy_tests::builder::Builder;
 use proxy_tests::clients::{Outcome, ask_tcp, connect};
-use proxy_tests::handover::{KINDS, hand_over};
+use proxy_tests::handover::{KINDS, hand_over, reload};
 use proxy_tests::net::{at, isolate};
 use proxy_tests::proxy::Proxy;
 use proxy_tests::servers::{PATIENCE, read_all, reset};
+use proxy_tests::settings::File;
 use proxy_tests::takeover::take_over;
 use proxy_tests::traffic::Traffic;
 use proxy_tests::wait::until_true;
@@ -98,6 +99,41 @@ fn bytes_in_flight_arrive_once_and_in_order() {
     let server = |client| (client, accepted.recv_timeout(PATIENCE).expect("a connection"));
     in_flight::arrive_once_and_in_order(&proxy, server(connect(at(LISTEN))), PLENTY);
     until_true("the connection is gone", || proxy.metrics().sum("proxy_listener_connections", &[]) == 0.0);
+}
+
+/// What waits for a place at a server that the settings have no more still gets it.
+#[test]
+fn who_waits_for_a_socket_that_is_gone_from_the_settings_gets_to_it() {
+    isolate();
+    let place = Place::new();
+    let path = place.path("s");
+    let accepted = unix::handing_over(&path);
+    let settings = |listen: &str, upstream: &str, server: &str| {
+        format!(
+            "[[listener]]\nname = \"{upstream}\"\nbind = [\"tcp://{listen}\"]\nupstream = \"{upstream}\"\n\
+             [upstream.{upstream}]\nqueue_timeout = \"60s\"\n\
+             [[upstream.{upstream}.server]]\naddress = \"{server}\"\nmax_connections = 1\n"
+        )
+    };
+    let file = File::new(&settings(LISTEN, "a", &url(&path)));
+    let proxy = file.builder().flag("--workers", "2").flag("--lease", "400ms").start();
+    let until_waiting = |count: f64| {
+        let waiting = || proxy.metrics().sum("proxy_listener_connections_waiting", &[]);
+        until_true(&format!("{count} wait"), || waiting() == count);
+    };
+    let first = connect(at(LISTEN));
+    let of_first = accepted.recv_timeout(PATIENCE).expect("a connection");
+    let mut second = connect(at(LISTEN));
+    until_waiting(1.0);
+    file.write(&settings("127.0.0.1:8081", "b", "127.0.0.1:9001"));
+    for _ in 0..2 {
+        reload(&proxy);
+        until_waiting(1.0);
+    }
+    drop((first, of_first));
+    let mut of_second = accepted.recv_timeout(PATIENCE).expect("it gets its place");
+    unix::carries(&mut second, &mut of_second);
+    unix::carries(&mut of_second, &mut second);
 }
 
 /// One that is absent, one that nobody listens at, one whose queue is full: another server is tried.

@@ -4,14 +4,42 @@ use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
+use serde::{Deserialize, Serialize};
 
 /// Networks that are let in or turned away; of two that hold a client, the narrower one decides.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(into = "Networks", try_from = "Networks")]
 pub struct Access {
     v4: PrefixMap<Ipv4Net, bool>,
     v6: PrefixMap<Ipv6Net, bool>,
     /// Whom no network holds is turned away: some were named that are let in.
     is_closed: bool,
+}
+
+/// The same as lists.
+#[derive(Serialize, Deserialize)]
+struct Networks {
+    allow: Vec<IpNet>,
+    deny: Vec<IpNet>,
+}
+
+impl From<Access> for Networks {
+    fn from(access: Access) -> Self {
+        let v4 = access.v4.iter().map(|(network, is_allowed)| (IpNet::V4(network), *is_allowed));
+        let v6 = access.v6.iter().map(|(network, is_allowed)| (IpNet::V6(network), *is_allowed));
+        let (allow, deny): (Vec<_>, Vec<_>) = v4.chain(v6).partition(|(_, is_allowed)| *is_allowed);
+        let networks = |list: Vec<(IpNet, bool)>| list.into_iter().map(|(network, _)| network).collect();
+        Self { allow: networks(allow), deny: networks(deny) }
+    }
+}
+
+impl TryFrom<Networks> for Access {
+    type Error = String;
+
+    fn try_from(networks: Networks) -> Result<Self, String> {
+        Self::new(&networks.allow, &networks.deny)
+            .map_err(|network| format!("{network} is allowed and denied"))
+    }
 }
 
 impl Access {
@@ -90,6 +118,19 @@ mod tests {
     fn a_network_cannot_be_both() {
         assert_eq!(access(&["10.0.0.0/8"], &["10.0.0.1/8"]).unwrap_err().to_string(), "10.0.0.1/8");
         assert!(access(&["10.0.0.0/8", "10.0.0.0/8"], &["10.0.0.0/9"]).is_ok());
+    }
+
+    #[test]
+    fn it_is_handed_over_whole() {
+        let lists: [(&[&str], &[&str]); 3] =
+            [(&[], &[]), (&["10.0.0.0/8", "fd00::/8"], &["10.1.0.0/16"]), (&[], &["::/0"])];
+        for (allow, deny) in lists {
+            let access = access(allow, deny).unwrap();
+            let text = serde_json::to_string(&access).unwrap();
+            assert_eq!(serde_json::from_str::<Access>(&text).unwrap(), access, "{text}");
+        }
+        let both = r#"{"allow": ["10.0.0.0/8"], "deny": ["10.0.0.0/8"]}"#;
+        assert!(serde_json::from_str::<Access>(both).unwrap_err().to_string().contains("allowed and denied"));
     }
 
     proptest! {

@@ -8,14 +8,17 @@ pub(super) mod upstream;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use super::access::Access;
 use crate::sys::socket::FlowOptions;
 
 pub use crate::settings::values::{Balance, OnDown, ProxyVersion};
 
-/// How a listener's traffic is treated. All addresses of one `[[listener]]` share it.
-#[derive(Clone, Debug, PartialEq)]
+/// How a listener's traffic is treated. All addresses of one `[[listener]]` share it. It is handed over by the names
+/// of its fields.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ListenerRules {
     /// Clients that are let in, and that are turned away.
     pub access: Access,
@@ -80,7 +83,7 @@ impl ListenerRules {
 }
 
 /// Who may say whom a connection is from, by a PROXY header of version 1 or 2.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AcceptProxy {
     /// Peers that have to begin with a header; what others send is not looked at.
     pub from: Vec<IpNet>,
@@ -100,7 +103,7 @@ impl AcceptProxy {
 }
 
 /// So many a second, and so many at once after a rest.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rate {
     /// A second, more than 0.
     pub per_second: f64,
@@ -109,7 +112,7 @@ pub struct Rate {
 }
 
 /// Upstreams by server name.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SniRoutes {
     /// Names, in lower case and sorted, and the number of the upstream; `*.example.com` is all names below.
     pub routes: Vec<(String, u32)>,
@@ -117,8 +120,9 @@ pub struct SniRoutes {
     pub timeout: Duration,
 }
 
-/// How an upstream's servers are treated.
-#[derive(Clone, Debug, PartialEq)]
+/// How an upstream's servers are treated. It is handed over as [`ListenerRules`] are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct UpstreamRules {
     /// Which server a new connection goes to.
     pub balance: Balance,
@@ -130,7 +134,8 @@ pub struct UpstreamRules {
     pub send_proxy: Option<ProxyVersion>,
     /// Connects from the client's own address (`IP_TRANSPARENT`, ip(7)).
     pub transparent: bool,
-    /// Active checks.
+    /// Active checks. (Not handed over: servers that the settings have no more are not checked.)
+    #[serde(skip)]
     pub health: Option<Health>,
     /// When a server that fails connections is passed over.
     pub eject: Ejection,
@@ -181,7 +186,8 @@ impl Default for UpstreamRules {
 }
 
 /// When a server that fails connections is passed over, and for how long.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Ejection {
     /// After so many failures in a row; 0: never.
     pub failures: u32,

@@ -1,18 +1,23 @@
 //! The offer: what there is to be taken over, told before anything stands still.
 
-use std::{net::SocketAddr, path::PathBuf, sync::atomic::Ordering::Relaxed};
+use std::{
+    iter,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use serde::{Deserialize, Serialize};
 
 use super::FORMAT;
 use crate::{
-    config::rules::ProxyVersion,
+    config::rules::{ListenerRules, UpstreamRules},
     slots::Slot,
     table::{HandoverKind, Health, Origin, ServerCell, Wanted},
 };
 
 /// The offer. Its descriptors come with it in the order of [`Offer::descriptors`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Offer {
     /// [`FORMAT`] of the old supervisor.
     pub format: u32,
@@ -32,9 +37,15 @@ pub struct Offer {
     pub metrics: Option<SocketAddr>,
     /// Its listeners, by number.
     pub listeners: Vec<OfferedListener>,
+    /// The rules of its listeners, each once: several have the same. Upstreams in them have its numbers.
+    #[serde(default)]
+    pub rules: Vec<Arc<ListenerRules>>,
     /// The names of its upstreams, by number.
     #[serde(default)]
     pub upstreams: Vec<String>,
+    /// Their rules. (A version that does not tell them has none here.)
+    #[serde(default)]
+    pub upstream_rules: Vec<Arc<UpstreamRules>>,
     /// Its upstream servers, by number.
     pub servers: Vec<OfferedServer>,
 }
@@ -59,8 +70,11 @@ pub struct OfferedListener {
     pub sockets: usize,
     /// Connections and flows that are open now.
     pub open: u64,
-    /// Networks of peers that have to begin with a PROXY header.
+    /// Which of the rules are its.
     #[serde(default)]
+    pub rules: Option<usize>,
+    /// Networks of peers that have to begin with a PROXY header, of a version that tells no rules.
+    #[serde(default, skip_serializing)]
     pub accepts_proxy: Vec<String>,
 }
 
@@ -75,8 +89,8 @@ pub struct OfferedServer {
     pub address: SocketAddr,
     /// The settings have it no more.
     pub is_retired: bool,
-    /// The version of the PROXY header that it gets; 0: none.
-    #[serde(default)]
+    /// The version of the PROXY header that it gets, of a version that tells no rules; 0: none.
+    #[serde(default, skip_serializing)]
     pub send_proxy: u8,
     /// Failures in a row.
     pub failures: u32,
@@ -132,7 +146,7 @@ impl OfferedServer {
             upstream: slot.upstream.name.clone(),
             address: identity.address,
             is_retired: slot.is_retired(),
-            send_proxy: slot.upstream.rules.send_proxy.map_or(0, ProxyVersion::number),
+            send_proxy: 0,
             failures: cell.state.failures.load(Relaxed),
             passed_over_until_ms: cell.state.passed_over_until_ms.load(Relaxed),
             ejections: Some(cell.state.ejections.load(Relaxed)),
@@ -186,6 +200,14 @@ impl Offer {
     /// What kind of handover it is.
     pub fn kind(&self) -> HandoverKind {
         if self.is_upgrade { HandoverKind::Upgrade } else { HandoverKind::Reload }
+    }
+
+    /// Upstreams that a listener's traffic goes to: its own, and those of server names. Some come several times.
+    pub fn upstreams_of<'a>(&'a self, listener: &'a OfferedListener) -> impl Iterator<Item = &'a str> {
+        let rules = listener.rules.and_then(|number| self.rules.get(number));
+        let routes = rules.into_iter().flat_map(|rules| &rules.sni).flat_map(|sni| &sni.routes);
+        let routed = routes.filter_map(|(_, number)| self.upstreams.get(*number as usize));
+        iter::once(&listener.upstream).chain(routed).map(String::as_str)
     }
 
     /// As a document.
@@ -243,7 +265,13 @@ impl<T: Copy> Offered<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::config::{
+        access::Access,
+        rules::{AcceptProxy, Balance, OnDown, ProxyVersion, Rate, SniRoutes},
+    };
 
     fn offer() -> Offer {
         let listener = |is_udp, sockets| OfferedListener {
@@ -255,7 +283,8 @@ mod tests {
             v6_only: false,
             sockets,
             open: 3,
-            accepts_proxy: vec!["10.0.0.0/8".into()],
+            rules: Some(0),
+            accepts_proxy: Vec::new(),
         };
         Offer {
             format: FORMAT,
@@ -267,15 +296,59 @@ mod tests {
             control: "/run/proxy/proxy.sock".into(),
             metrics: Some("127.0.0.1:9100".parse().unwrap()),
             listeners: vec![listener(false, 4), listener(true, 2)],
-            upstreams: vec!["default".into()],
+            rules: vec![Arc::new(rules())],
+            upstreams: vec!["default".into(), "by name".into()],
+            upstream_rules: vec![Arc::new(upstream_rules()), Arc::default()],
             servers: Vec::new(),
+        }
+    }
+
+    fn rules() -> ListenerRules {
+        let network = "10.0.0.0/8".parse().unwrap();
+        ListenerRules {
+            access: Access::new(&[network], &[]).unwrap(),
+            accept_proxy: Some(AcceptProxy { from: vec![network], timeout: AcceptProxy::TIMEOUT }),
+            max_connection_rate: Some(Rate { per_second: 2.5, burst: 3 }),
+            idle_timeout: None,
+            sni: Some(SniRoutes { routes: vec![("a.example".into(), 1)], timeout: Duration::from_millis(7) }),
+            ..ListenerRules::default()
+        }
+    }
+
+    fn upstream_rules() -> UpstreamRules {
+        UpstreamRules {
+            balance: Balance::SourceHash,
+            send_proxy: Some(ProxyVersion::V2),
+            on_down: OnDown::Close,
+            queue_timeout: Some(Duration::from_secs(9)),
+            ..UpstreamRules::default()
         }
     }
 
     #[test]
     fn an_offer_is_read_as_it_was_written() {
-        assert_eq!(Offer::decode(&offer().encode()).unwrap(), offer());
+        let read = Offer::decode(&offer().encode()).unwrap();
+        assert_eq!(read, offer());
+        let upstreams: Vec<&str> = read.upstreams_of(&read.listeners[0]).collect();
+        assert_eq!(upstreams, ["default", "by name"]);
         assert!(Offer::decode(b"{}").unwrap_err().contains("not understood"));
+    }
+
+    /// What a version does not know is left out, and what it does not tell is as by default.
+    #[test]
+    fn rules_of_other_versions_are_understood() {
+        let listener = r#"{"max_connections": 5, "something_new": {"a": [1]}}"#;
+        let expected = ListenerRules { max_connections: Some(5), ..ListenerRules::default() };
+        assert_eq!(serde_json::from_str::<ListenerRules>(listener).unwrap(), expected);
+        for (balance, expected) in [
+            ("by-the-moon", Balance::RandomTwo),
+            ("random-two", Balance::RandomTwo),
+            ("source-hash", Balance::SourceHash),
+        ] {
+            let upstream = format!(r#"{{"balance": "{balance}", "retries": 7}}"#);
+            let rules = serde_json::from_str::<UpstreamRules>(&upstream).unwrap();
+            assert_eq!((rules.balance, rules.retries), (expected, 7));
+        }
     }
 
     #[test]

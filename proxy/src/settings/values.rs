@@ -6,6 +6,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 /// A duration, or `never`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,20 +131,24 @@ pub enum CheckKind {
 }
 
 /// Which of the fit servers a new connection goes to, by weight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Balance {
-    /// Of two random ones, the one with fewer open connections.
-    RandomTwo,
     /// One after the other.
     RoundRobin,
     /// The one with the fewest open connections.
     LeastConnections,
     /// The same one for the same client address, as long as it is there.
     SourceHash,
+    /// Of two random ones, the one with fewer open connections. (Of another version, also what
+    /// this one does not know.)
+    #[serde(other)]
+    RandomTwo,
 }
 
 /// Versions of the PROXY protocol (HAProxy's doc/proxy-protocol.txt).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ProxyVersion {
     /// A line of text; TCP only.
     V1,
@@ -167,7 +172,8 @@ impl ProxyVersion {
 }
 
 /// What becomes of open connections to a server that is down by its checks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum OnDown {
     /// They go on.
     Keep,

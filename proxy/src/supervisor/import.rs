@@ -80,13 +80,6 @@ impl Import<'_> {
         }
     }
 
-    /// The own number of an upstream; `None` if the settings have it no more.
-    fn upstream(&self, offered: u32) -> Option<u32> {
-        let name = self.inherited.offer.upstreams.get(offered as usize)?;
-        let upstreams = &self.setup.config.upstreams;
-        upstreams.iter().position(|upstream| upstream.name == *name).map(|number| number as u32)
-    }
-
     fn one(&self, image: &Image, worker: u32, listener: u32, server: Option<u32>) -> Result<()> {
         let socket = self
             .descriptor(image.socket)?
@@ -108,7 +101,7 @@ impl Import<'_> {
         }
         record.set(image.flags());
         if let Some(upstream) = record.route() {
-            record.set_route(self.upstream(upstream));
+            record.set_route(self.inherited.upstream(self.setup.config, upstream));
         }
         image.told().iter().for_each(|told| self.setup.table.set_told(socket, told));
         let (client, _) = image.addresses();

@@ -1,6 +1,6 @@
 //! What a supervisor has from the one before it, and which of it its settings still name.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use ipnet::IpNet;
@@ -9,7 +9,7 @@ use proxy_common::abi::DEFAULT_MAX_LISTENERS;
 use crate::{
     config::{
         Config, ListenAddress, Listener, Place, ServerSettings, Upstream,
-        rules::{AcceptProxy, ListenerRules, ProxyVersion, UpstreamRules},
+        rules::{AcceptProxy, ListenerRules, ProxyVersion, SniRoutes, UpstreamRules},
     },
     handover::{
         line::Line,
@@ -54,6 +54,7 @@ impl Inherited {
             );
         }
         self.retire_servers(config);
+        let rules: Vec<_> = self.offer.rules.iter().map(|rules| self.own_rules(config, rules)).collect();
         for offered in &self.offer.listeners {
             let is_done = offered.sockets == 0 && offered.open == 0;
             if self.listener(config, offered).is_none() && !is_done {
@@ -68,7 +69,8 @@ impl Inherited {
                         address(offered)
                     );
                 }
-                config.listeners.push(retired(config, offered));
+                let rules = offered.rules.and_then(|number| rules.get(number).cloned());
+                config.listeners.push(retired(config, offered, rules));
             }
         }
         config.group_listeners();
@@ -82,38 +84,58 @@ impl Inherited {
         Ok(())
     }
 
-    /// An upstream that is gone whole stays for what waits in the queues of its listeners.
+    /// An upstream that is gone whole stays, as it was, for what has come in for it.
     fn retire_servers(&self, config: &mut Config) {
-        // What waits in the queue of a listener may have no server yet.
-        let is_served = |upstream: &str| {
-            let mut listeners = self.offer.listeners.iter();
-            listeners.any(|listener| listener.sockets > 0 && listener.upstream == upstream)
-        };
+        // What waits in the queue of a listener, or for a place at a server, has none yet.
+        let listeners = self.offer.listeners.iter();
+        let in_use = listeners.filter(|listener| listener.sockets > 0 || listener.open > 0);
+        let served: HashSet<&str> = in_use.flat_map(|listener| self.offer.upstreams_of(listener)).collect();
         let is_done = |offered: &&OfferedServer| {
-            offered.is_retired && offered.open == 0 && !is_served(&offered.upstream)
+            offered.is_retired && offered.open == 0 && !served.contains(offered.upstream.as_str())
         };
         for offered in self.offer.servers.iter().filter(|offered| !is_done(offered)) {
             let upstream = config.upstreams.iter_mut().find(|upstream| upstream.name == offered.upstream);
             if upstream.as_ref().is_some_and(|upstream| has_place(upstream, offered)) {
                 continue;
             }
-            let mut server = ServerSettings::at(offered.name.clone(), offered.address);
-            server.is_retired = true;
+            let server = retired_server(offered);
             match upstream {
                 Some(upstream) => upstream.servers.push(server),
                 None => config.upstreams.push(Upstream {
                     name: offered.upstream.clone(),
                     servers: vec![server],
                     slots: 0..0,
-                    rules: Arc::new(UpstreamRules {
-                        send_proxy: ProxyVersion::of_number(offered.send_proxy),
-                        ..UpstreamRules::default()
-                    }),
+                    rules: self.upstream_rules(offered),
                     is_retired: true,
                 }),
             }
         }
         config.lay_out_slots();
+    }
+
+    /// The rules of the upstream of an offered server.
+    fn upstream_rules(&self, offered: &OfferedServer) -> Arc<UpstreamRules> {
+        let number = self.offer.upstreams.iter().position(|name| *name == offered.upstream);
+        let told = number.and_then(|number| self.offer.upstream_rules.get(number));
+        told.cloned().unwrap_or_else(|| {
+            let send_proxy = ProxyVersion::of_number(offered.send_proxy);
+            Arc::new(UpstreamRules { send_proxy, ..UpstreamRules::default() })
+        })
+    }
+
+    /// Offered rules, with the numbers that upstreams have in the settings.
+    fn own_rules(&self, config: &Config, rules: &Arc<ListenerRules>) -> Arc<ListenerRules> {
+        let Some(SniRoutes { routes, timeout }) = &rules.sni else { return Arc::clone(rules) };
+        let own = |(name, number): &(String, u32)| Some((name.clone(), self.upstream(config, *number)?));
+        let routes = routes.iter().filter_map(own).collect();
+        let sni = Some(SniRoutes { routes, timeout: *timeout });
+        Arc::new(ListenerRules { sni, ..ListenerRules::clone(rules) })
+    }
+
+    /// The number that an offered upstream has in the settings; `None` if they have it no more.
+    pub fn upstream(&self, config: &Config, offered: u32) -> Option<u32> {
+        let name = self.offer.upstreams.get(offered as usize)?;
+        config.upstreams.iter().position(|upstream| upstream.name == *name).map(|number| number as u32)
     }
 
     /// Goes on with what was known of servers, and with those that were not in the settings to begin with. To be
@@ -259,8 +281,21 @@ fn address(offered: &OfferedListener) -> ListenAddress {
     }
 }
 
-/// A connection that has no server yet still gets one, if there is such an upstream.
-fn retired(config: &Config, offered: &OfferedListener) -> Listener {
+/// A server that the settings have no more. What waits for its upstream may still come to it, if that is gone too.
+fn retired_server(offered: &OfferedServer) -> ServerSettings {
+    ServerSettings {
+        // A version without slots does not tell it.
+        weight: offered.slot.map_or(1, |_| offered.weight),
+        is_backup: offered.is_backup,
+        max_connections: Some(offered.max_connections).filter(|most| *most > 0),
+        is_retired: true,
+        ..ServerSettings::at(offered.name.clone(), offered.address)
+    }
+}
+
+/// A connection that has no server yet still gets one, if there is such an upstream. What comes yet is treated by the
+/// same rules as before.
+fn retired(config: &Config, offered: &OfferedListener, rules: Option<Arc<ListenerRules>>) -> Listener {
     let upstream = config.upstreams.iter().position(|upstream| upstream.name == offered.upstream);
     Listener {
         name: offered.name.clone(),
@@ -268,13 +303,13 @@ fn retired(config: &Config, offered: &OfferedListener) -> Listener {
         upstream: upstream.map_or(u32::MAX, |number| number as u32),
         group: 0,
         v6_only: offered.v6_only,
-        rules: retired_rules(config, offered),
+        rules: rules.unwrap_or_else(|| untold_rules(config, offered)),
         is_retired: true,
     }
 }
 
-/// What waits in its queue yet, and what its UDP flows bring, begins with a PROXY header where it did.
-fn retired_rules(config: &Config, offered: &OfferedListener) -> Arc<ListenerRules> {
+/// Those of a listener of a version that does not tell them, but for who begins with a PROXY header.
+fn untold_rules(config: &Config, offered: &OfferedListener) -> Arc<ListenerRules> {
     let from: Vec<IpNet> = offered.accepts_proxy.iter().filter_map(|network| network.parse().ok()).collect();
     if from.is_empty() {
         return Arc::clone(&config.listener_defaults);
@@ -321,6 +356,7 @@ mod tests {
                 v6_only,
                 sockets: 4,
                 open: 0,
+                rules: None,
                 accepts_proxy: Vec::new(),
             };
             assert_eq!(overlaps(&new, &offered), expected, "{address} {old}");

@@ -9,9 +9,11 @@ use std::thread::{self, JoinHandle};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 use proxy_tests::clients::{Outcome, ask_tcp, connect};
+use proxy_tests::handover::reload;
 use proxy_tests::net::{at, isolate};
 use proxy_tests::proxy::Proxy;
 use proxy_tests::servers;
+use proxy_tests::settings::File;
 use proxy_tests::wait::until_true;
 
 use super::*;
@@ -210,6 +212,32 @@ fn who_waits_goes_on_waiting_through_deaths_hangs_and_reloads() {
         assert_eq!(metrics.sum(REJECTED, &[]), 0.0, "{}", metrics.show(REJECTED));
         assert_eq!(metrics.sum("proxy_lost_flows_total", &[]), 0.0);
     }
+}
+
+/// Servers keep their limits, and upstreams their rules, for what has come in before the settings had them no more.
+#[test]
+fn who_waits_for_an_upstream_that_is_gone_waits_as_before() {
+    isolate();
+    let desk = Desk::open(A);
+    let file = File::new(&settings("queue_timeout = \"60s\"", &[(A, "max_connections = 1")]));
+    let proxy = file.builder().flag("--workers", "2").flag("--lease", "400ms").start();
+    let clients = ask_at_once(4);
+    until_waiting(&proxy, 3.0);
+    file.write(
+        &settings("", &[(B, "")])
+            .replace(LISTEN, "127.0.0.1:8081")
+            .replace("\"u\"", "\"v\"")
+            .replace(".u", ".v"),
+    );
+    for _ in 0..2 {
+        reload(&proxy);
+        until_waiting(&proxy, 3.0);
+    }
+    desk.answer();
+    assert_answered(clients);
+    assert_eq!((desk.server.accepted(), desk.most()), (4, 1));
+    let metrics = proxy.metrics();
+    assert_eq!(metrics.sum(REJECTED, &[]), 0.0, "{}", metrics.show(REJECTED));
 }
 
 /// A name without an address may still get one, for as long as a connect may take.

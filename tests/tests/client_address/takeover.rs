@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::net::TcpStream;
 
 use nix::sys::signal::Signal;
 use proxy_tests::clients::{carries, connect, udp};
@@ -10,6 +11,7 @@ use proxy_tests::net::{at, isolate};
 use proxy_tests::proxy::Proxy;
 use proxy_tests::servers::{self, PATIENCE};
 use proxy_tests::takeover::take_over;
+use proxy_tests::wait::until_true;
 use proxy_tests::{PRIMARY, pattern};
 
 use super::{ACCEPTS, LISTEN, REJECTED, SERVER, binary, expect, line, proxy, told};
@@ -80,6 +82,39 @@ fn what_a_listener_has_is_carried_on_when_the_listener_is_gone() {
         expect(&mut server, b"ping");
         carries(&mut server, &mut half);
     }
+}
+
+/// Whoever has come by a listener and is let in only after the settings have it no more is let in by its rules.
+#[test]
+fn a_listener_that_is_gone_lets_in_whom_it_let_in_before() {
+    isolate();
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let path = directory.path().join("proxy.toml");
+    let limits = "deny = [\"192.0.2.66\"]\nmax_connections_per_source = 1\nupstream";
+    fs::write(&path, settings(true, "app").replacen("upstream", limits, 1)).expect("write");
+    let (_server, accepted) = servers::Tcp::handing_over(SERVER);
+    let proxy = Proxy::builder().flag("--config", path.to_str().expect("text")).start();
+    let (one, asked) = told();
+    let denied = at("192.0.2.66:4711");
+    let half = |source| {
+        let mut client = connect(at(LISTEN));
+        client.write_all(&line(source, asked)[..20]).expect("write");
+        client
+    };
+    let clients = [half(denied), half(one), half(one)];
+    until_true("all are accepted", || proxy.metrics().sum("proxy_listener_connections", &[]) == 3.0);
+    fs::write(&path, settings(false, "app")).expect("write");
+    reload(&proxy);
+    let [mut evil, mut first, mut second] = clients;
+    let go_on = |client: &mut TcpStream, source| client.write_all(&line(source, asked)[20..]).expect("write");
+    go_on(&mut evil, denied);
+    proxy.until_metric(REJECTED, &[("reason", "denied")], 1.0);
+    go_on(&mut first, one);
+    let mut server = accepted.recv_timeout(PATIENCE).expect("the proxy connects");
+    expect(&mut server, &binary(one, asked, 1));
+    go_on(&mut second, one);
+    proxy.until_metric(REJECTED, &[("reason", "source_limit")], 1.0);
+    carries(&mut first, &mut server);
 }
 
 /// One connection has half a header, one all of it, and two have carried something since; headers go both in

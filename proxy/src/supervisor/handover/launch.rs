@@ -4,12 +4,13 @@ use std::{
     ffi::{OsStr, OsString},
     os::fd::AsRawFd as _,
     path::{Path, PathBuf},
+    sync::{Arc, atomic::Ordering::Relaxed},
 };
 
 use anyhow::{Context as _, Result};
 
 use crate::{
-    config::{Config, Listener},
+    config::{Config, Listener, rules::ListenerRules},
     fault::{NEXT_VARIABLE, VARIABLE as FAULT_VARIABLE},
     handover::{
         FORMAT,
@@ -26,7 +27,6 @@ use crate::{
     },
     table::{HandoverKind, Kind, TagCell},
 };
-use std::sync::atomic::Ordering::Relaxed;
 
 use super::{Candidate, binary};
 
@@ -67,7 +67,7 @@ impl Supervisor {
     fn offer(&self, kind: HandoverKind, binary: &Path) -> Offer {
         let setup = &self.setup;
         let (config, table) = (setup.config, setup.table);
-        let open = open(setup);
+        let (open, rules) = (open(setup), rules(config));
         let listeners = (0..).zip(&config.listeners).map(|(number, listener)| OfferedListener {
             name: listener.name.clone(),
             is_udp: listener.address.protocol == Protocol::Udp,
@@ -77,7 +77,8 @@ impl Supervisor {
             v6_only: listener.v6_only,
             sockets: sockets(setup, number).len(),
             open: open.0[number as usize],
-            accepts_proxy: networks(listener),
+            rules: rules.iter().position(|rules| Arc::ptr_eq(rules, &listener.rules)),
+            accepts_proxy: Vec::new(),
         });
         Offer {
             format: FORMAT,
@@ -89,16 +90,23 @@ impl Supervisor {
             control: config.control.clone(),
             metrics: config.metrics,
             listeners: listeners.collect(),
+            rules,
             upstreams: config.upstreams.iter().map(|upstream| upstream.name.clone()).collect(),
+            upstream_rules: config.upstreams.iter().map(|upstream| Arc::clone(&upstream.rules)).collect(),
             servers: servers(setup, &open.1),
         }
     }
 }
 
-/// Peers of a listener that have to begin with a PROXY header.
-fn networks(listener: &Listener) -> Vec<String> {
-    let networks = listener.rules.accept_proxy.iter().flat_map(|accepts| &accepts.from);
-    networks.map(ToString::to_string).collect()
+/// The rules of all listeners, each once.
+fn rules(config: &Config) -> Vec<Arc<ListenerRules>> {
+    let mut all: Vec<Arc<ListenerRules>> = Vec::new();
+    for Listener { rules, .. } in &config.listeners {
+        if !all.iter().any(|known| Arc::ptr_eq(known, rules)) {
+            all.push(Arc::clone(rules));
+        }
+    }
+    all
 }
 
 /// Flows by listener and by server. The records are asked, for of what a dead pool leaves nobody counts what is
