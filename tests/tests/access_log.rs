@@ -13,14 +13,14 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use proxy_tests::access_log::AccessLog;
 use proxy_tests::clients::{self, Crowd, ask_on, ask_tcp, connect, udp};
-use proxy_tests::handover::{reload, upgrade};
+use proxy_tests::handover::{Before, answer, begin_order, reload, upgrade};
 use proxy_tests::net::{at, isolate};
 use proxy_tests::process::signal;
 use proxy_tests::proxy::Proxy;
 use proxy_tests::servers::{self, PATIENCE, read_all, reset};
 use proxy_tests::status::Status;
 use proxy_tests::wait::{until, until_true};
-use proxy_tests::{PRIMARY, pattern};
+use proxy_tests::{PRIMARY, STANDBY, pattern};
 use socket2::{Domain, Socket, Type};
 
 const LISTEN: &str = "127.0.0.1:8080";
@@ -232,6 +232,31 @@ fn each_connection_is_told_of_once_whatever_happens() {
         let size = fs::metadata(log.directory.path().join(file)).expect("a file").len();
         assert!(size > 0, "{file} has lines");
     }
+}
+
+/// The file is moved away when a successor has opened it and has not taken over yet, for a pool stands still.
+#[test]
+fn a_successor_writes_to_the_file_that_is_there_when_it_takes_over() {
+    isolate();
+    let _server = servers::Tcp::lines(SERVER, "A");
+    let log = AccessLog::new();
+    let builder = Proxy::builder().settings(&settings(&log.settings(), ""));
+    let proxy = builder.flag("--lease", "200ms").flag("--fence-after", "60s").start();
+    let before = Before::of(&proxy);
+    let silent = proxy.signal(STANDBY, Signal::SIGSTOP);
+    proxy.until_status("it is silent", |s| s.pool(STANDBY).state == "suspect");
+    let order = begin_order(&proxy, &["reload"]);
+    until_true("a successor, its pools and its twin are there", || before.new_ones(&proxy).len() == 4);
+    fs::rename(log.path(), log.directory.path().join("access.log.1")).expect("rename");
+    proxy.signal_supervisor(Signal::SIGUSR1);
+    until_true("there is a new file", || log.path().exists());
+    signal(silent, Signal::SIGCONT);
+    answer(order).says(0, &["reload"]);
+    assert_eq!(before.assert_ended(&proxy).upgrade.state, "done");
+    assert!(ask_tcp(at(LISTEN), "hello", PATIENCE).answered());
+    until_true("its line is in the new file", || {
+        fs::read_to_string(log.path()).is_ok_and(|text| text.contains('\n'))
+    });
 }
 
 #[test]

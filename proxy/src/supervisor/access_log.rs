@@ -50,24 +50,36 @@ fn open_file(path: &Path) -> Result<File> {
 impl Supervisor {
     /// Opens the file anew, for somebody has moved the old one away. If that fails the old one goes on.
     pub(super) fn reopen_access_log(&self) {
+        match &self.setup.config.access_log {
+            None => tracing::info!("there is no access log to open anew"),
+            Some(settings) if is_standard_output(settings) => {
+                tracing::info!("the access log is standard output, which cannot be opened anew");
+            }
+            Some(settings) if self.open_access_log() => {
+                tracing::info!(path = %settings.path.display(), "access log opened anew");
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Opens the file that is there now, if there is to be one: a successor has opened it when it began, and since
+    /// then the supervisor before may have been told that the old one was moved away. Answers whether it did.
+    pub(super) fn open_access_log(&self) -> bool {
         let setup = &self.setup;
         let (Some(settings), Some(number)) = (&setup.config.access_log, setup.access_log) else {
-            return tracing::info!("there is no access log to open anew");
+            return false;
         };
         if is_standard_output(settings) {
-            return tracing::info!("the access log is standard output, which cannot be opened anew");
+            return false;
         }
-        let reopened = open_file(&settings.path).and_then(|file| {
+        let opened = open_file(&settings.path).and_then(|file| {
             let file = Fd::keep(file);
             // For a control process that is started later.
             fd::replace(number, file);
             Notice::Reopened(File::from(file.into_owned())).send(setup.notices.0)?;
             Ok(())
         });
-        match reopened {
-            Ok(()) => tracing::info!(path = %settings.path.display(), "access log opened anew"),
-            Err(error) => tracing::error!("the access log was not opened anew: {error:#}"),
-        }
+        opened.inspect_err(|error| tracing::error!("the access log was not opened anew: {error:#}")).is_ok()
     }
 
     /// Tells control to write what is left, and to end. Answers whether it will.

@@ -265,6 +265,7 @@ impl Supervisor {
         let block = self.setup.table.supervisor();
         block.handover.succeed(offer.number, offer.kind(), gap_us);
         listen::refresh(config, &self.setup.sockets);
+        self.open_access_log();
         self.setup.control_socket.own(true);
         let metrics = inherited.fds.metrics.filter(|_| config.metrics != offer.metrics);
         let unneeded = metrics.into_iter().chain([line.fd(), inherited.fds.decision]);
