@@ -19,7 +19,7 @@ use crate::{
     },
     table::{Decision, HandoverKind, HandoverState, PoolState},
 };
-use proxy_common::lease::{PRIMARY, STANDBY};
+use proxy_common::lease::{PRIMARY, SEATS, STANDBY};
 
 use super::{
     Supervisor,
@@ -121,24 +121,23 @@ impl Supervisor {
             return self.give_up("it died before it was ready");
         } else if candidate.ready_at.is_none() && waited > START_LIMIT {
             return self.give_up("it was not ready within 30 s");
-        } else if candidate.ready_at.is_some() && waited > QUIET_LIMIT {
-            return self.give_up("no pool was ready to be taken over from for 10 s; see `proxy status`");
         }
-        if self.handover.candidate.as_ref().is_some_and(|candidate| candidate.ready_at.is_some())
-            && self.is_quiet()
-        {
-            self.move_flows(now);
+        if candidate.ready_at.is_none() {
+            return;
         }
-    }
-
-    /// Whether every flow has an owner that can be asked to stand still.
-    fn is_quiet(&self) -> bool {
         let states = [PRIMARY, STANDBY].map(|seat| self.plan.state(seat));
-        let is_still = |state: &PoolState| matches!(state, PoolState::Ready | PoolState::Dead);
         let is_swept = self.unswept.is_empty() && self.strays.is_empty() && !self.has_orphans;
         // Somebody has to write what is in the rings of the access log.
         let has_reader = self.setup.access_log.is_none() || self.control.child().is_some();
-        has_reader && is_swept && states.iter().all(is_still) && states.contains(&PoolState::Ready)
+        match obstacle(states, is_swept, has_reader) {
+            None => self.move_flows(now),
+            Some(obstacle) if waited > QUIET_LIMIT => {
+                self.give_up(&format!(
+                    "there was no moment for it within 10 s: {obstacle}; see `proxy status`"
+                ));
+            }
+            Some(_) => {}
+        }
     }
 
     /// The old ones go on, because of what the successor did. Nothing was moved, or it is taken back.
@@ -208,6 +207,49 @@ fn is_successor(pid: i32) -> bool {
     exec::leads_group(pid) && procfs::has_variable(pid, line::VARIABLE)
 }
 
+/// Why it is not the moment to move the flows. `None`: each of them has an owner that can be asked to stand still.
+fn obstacle(states: [PoolState; SEATS], is_swept: bool, has_reader: bool) -> Option<&'static str> {
+    let is_still = |state: &PoolState| matches!(state, PoolState::Ready | PoolState::Dead);
+    if !states.contains(&PoolState::Ready) {
+        Some("no pool is ready to be taken over from")
+    } else if !states.iter().all(is_still) {
+        Some("a pool is silent, or not ready yet")
+    } else if !is_swept {
+        Some("what a dead pool has left is not taken over yet")
+    } else if !has_reader {
+        Some("the control process, which writes the access log, does not run")
+    } else {
+        None
+    }
+}
+
 fn has_spoken(line: Line) -> bool {
     crate::sys::poll::readable(&[line.fd()], std::time::Duration::ZERO).is_ok_and(|ready| ready[0])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_in_the_way_is_told_as_it_is() {
+        let (ready, dead) = (PoolState::Ready, PoolState::Dead);
+        let cases = [
+            ([ready, ready], true, true, None),
+            ([dead, ready], true, true, None),
+            ([dead, dead], true, true, Some("no pool")),
+            ([ready, PoolState::Starting], true, true, Some("not ready yet")),
+            ([ready, PoolState::Suspect], true, true, Some("silent")),
+            ([ready, dead], false, true, Some("dead pool")),
+            ([ready, ready], true, false, Some("control")),
+        ];
+        for (states, is_swept, has_reader, expected) in cases {
+            let told = obstacle(states, is_swept, has_reader);
+            let is_it = |(told, expected): (&str, &str)| told.contains(expected);
+            assert!(
+                told.is_some() == expected.is_some() && told.zip(expected).is_none_or(is_it),
+                "{told:?}, {expected:?}"
+            );
+        }
+    }
 }
