@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::{
-    config::{Config, Place, ServerSettings, Upstream},
+    config::{Config, Place, SPARE_SLOTS, ServerSettings, Upstream},
     sys::time,
     table::{Counted, Identity, Origin, Presence, ServerCell, Table},
 };
@@ -119,15 +119,27 @@ pub fn place(
     Some(slot)
 }
 
+/// Whether a server at this address may be added to an upstream: so many are there by order at most, those that were
+/// removed and have something open among them, so that the settings' own servers, and their names, have their room.
+pub fn may_add(config: &Config, table: &Table, number: usize, address: SocketAddr) -> bool {
+    let is_added = |slot: &Slot<'_>| slot.identity.origin == Origin::Added && !is_done(table, slot);
+    let added = of_upstream(config, table, number).filter(is_added);
+    added.filter(|slot| slot.identity.address != address).count() < SPARE_SLOTS
+}
+
 /// Nothing new goes to a slot's server. When nothing is open any more the slot may be another's.
 pub fn retire(cell: &ServerCell) {
     cell.set_health(cell.health(), time::monotonic_ms());
     cell.set_presence(Presence::Retired);
 }
 
+/// Nothing new goes to its server, and nothing is open there any more.
+fn is_done(table: &Table, slot: &Slot<'_>) -> bool {
+    slot.is_retired() && table.open_to(slot.number) == 0
+}
+
 fn recycle(config: &Config, table: &Table, number: usize) -> Option<usize> {
-    let is_done = |slot: &Slot<'_>| slot.is_retired() && table.open_to(slot.number) == 0;
-    let done = of_upstream(config, table, number).filter(is_done);
+    let done = of_upstream(config, table, number).filter(|slot| is_done(table, slot));
     let slot = done.min_by_key(|slot| slot.cell.changed_ms())?.number;
     forget_counters(table, slot);
     Some(slot)

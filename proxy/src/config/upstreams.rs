@@ -13,7 +13,8 @@ use crate::{
 pub const MAX_SERVERS: usize = 1024;
 /// Addresses that a name may have at once.
 pub const ADDRESSES_OF_A_NAME: usize = 16;
-/// Servers that may be added to an upstream while the proxy runs, or that it had before.
+/// Room of an upstream beside its servers' and their names' addresses: for so many servers that are added while the
+/// proxy runs, and for those that it had before.
 pub const SPARE_SLOTS: usize = 16;
 
 /// A server as the settings give it.

@@ -15,7 +15,7 @@ use super::{
     view::View,
 };
 use crate::{
-    config::own_listener,
+    config::{SPARE_SLOTS, own_listener},
     settings::nearest,
     slots::{self, Slot},
     sys::time,
@@ -172,13 +172,21 @@ fn add(
     if there.any(|slot| slot.identity.address == address && !slot.is_retired()) {
         return Err(format!("{given} is a server of upstream {} already", upstream.name));
     }
+    if !slots::may_add(view.config, &view.table, number, address) {
+        return Err(format!(
+            "{SPARE_SLOTS} servers were added to upstream {}, and no more can be (one that was removed counts while \
+             something is open to it); remove one, or give it in the settings",
+            upstream.name
+        ));
+    }
     let (origin, max_connections) = (Origin::Added, 0);
     let identity = Identity { address, origin, weight: DEFAULT_WEIGHT, is_backup, max_connections };
     // Nothing goes there before all is said.
     let slot = slots::place(view.config, &view.table, number, identity, Presence::Retired);
     let slot = slot.ok_or_else(|| {
         format!(
-            "upstream {} has no room for one more server; remove one that was added, or give it in the settings",
+            "upstream {} has no room for one more server, while connections to addresses that its names had are open; \
+             try again later, or give it in the settings",
             upstream.name
         )
     })?;

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     cli::{Cli, Verb},
-    config::{Config, SPARE_SLOTS},
+    config::{ADDRESSES_OF_A_NAME, Config},
     control::{Context, SteeringView},
     sys::Fd,
     table::{Dimensions, HandoverKind, Health, Table},
@@ -140,19 +140,29 @@ fn what_cannot_be_is_told_with_what_to_do() {
     assert!(perform(&view, None, &add_wish("10.0.0.9:9", None)).unwrap_err().contains("try again"));
 }
 
-/// To the last slot, and not beyond.
+/// Those that are removed and busy among them. The addresses of a name have their room whatever is added.
 #[test]
 fn there_is_room_for_so_many() {
     let context = context();
     let view = View::new(&context);
-    // What names may need is there for all, here: two of sixteen are in use.
-    let room = SPARE_SLOTS + 16 - 2;
-    for number in 0..room {
-        perform(&view, None, &add_wish(&format!("10.0.1.{number}:1"), None)).unwrap();
+    let add = |address: &str| perform(&view, None, &add_wish(address, None));
+    for number in 0..SPARE_SLOTS {
+        add(&format!("10.0.1.{number}:1")).unwrap();
     }
-    let error = perform(&view, None, &add_wish("10.0.2.1:1", None)).unwrap_err();
-    assert!(error.contains("no room"), "{error}");
-    perform(&view, None, &Wish::Remove { server: "10.0.1.3:1".into() }).unwrap();
-    perform(&view, None, &add_wish("10.0.2.1:1", None)).unwrap();
+    let error = add("10.0.2.1:1").unwrap_err();
+    assert!(error.contains("16 servers were added"), "{error}");
+    let remove = |server: &str| perform(&view, None, &Wish::Remove { server: server.into() }).unwrap();
+    let busy = slots::find(view.config, &view.table, 0, "10.0.1.3:1".parse().unwrap()).unwrap();
+    view.table.server_counters(0, 0)[busy].open.up();
+    remove("10.0.1.3:1");
+    assert!(add("10.0.2.1:1").is_err());
+    add("10.0.1.3:1").unwrap();
+    remove("10.0.1.4:1");
+    add("10.0.2.1:1").unwrap();
     assert_eq!(view.table.servers()[0].health(), Health::Unknown);
+    for number in 2..ADDRESSES_OF_A_NAME {
+        let address = format!("10.0.3.{number}:2").parse().unwrap();
+        let identity = view.config.upstreams[0].servers[1].identity(address, Origin::Settings(1));
+        assert!(slots::place(view.config, &view.table, 0, identity, Presence::Present).is_some(), "{number}");
+    }
 }
