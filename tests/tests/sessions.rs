@@ -12,6 +12,7 @@ use proxy_tests::proxy::Proxy;
 use proxy_tests::servers::{self, PATIENCE};
 use proxy_tests::status::Status;
 use proxy_tests::wait::until;
+use proxy_tests::{PRIMARY, STANDBY};
 use serde_json::Value;
 use socket2::{Domain, SockRef, Socket, Type};
 
@@ -170,4 +171,27 @@ fn who_does_not_answer_is_named() {
     proxy.signal(&seat, Signal::SIGCONT);
     // The order holds no more.
     carries(&mut client, &mut server);
+}
+
+/// A pool that hangs keeps none of several orders from the workers that live: here one by TCP and one by UDP.
+#[test]
+fn who_is_silent_keeps_nobody_else_waiting() {
+    isolate();
+    let (_server, accepted) = servers::Tcp::handing_over(SERVER);
+    let _answers = servers::Udp::naming(SERVER, "A");
+    let log = AccessLog::new();
+    let proxy = start(&log, "60s");
+    let (client, server) = clients::pair(at(LISTEN), &accepted);
+    let flow = udp(at(LISTEN));
+    assert!(flow.ask("hello", PATIENCE).answered());
+    assert_eq!(proxy.status().serving.as_deref(), Some(PRIMARY));
+    let pid = proxy.signal(STANDBY, Signal::SIGSTOP);
+    let answer = proxy.verb(&["sessions", "close", "--listener", "main"]);
+    let named = [0, 1].map(|worker| format!("worker {worker} of the standby pool (pid {pid})"));
+    answer.says(1, &["2 sessions closed", &named[0], &named[1]]);
+    is_reset(&client);
+    is_reset(&server);
+    let lines = log.until_lines(2);
+    assert!(lines.iter().all(|line| line.reason == "ordered"), "{lines:?}");
+    proxy.signal(STANDBY, Signal::SIGCONT);
 }
