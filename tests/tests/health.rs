@@ -9,11 +9,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use proxy_tests::access_log::AccessLog;
 use proxy_tests::clients::{Outcome, ask_on, ask_tcp, ask_udp, connect};
 use proxy_tests::handover::hand_over;
 use proxy_tests::net::{at, isolate};
 use proxy_tests::process::signal;
-use proxy_tests::programs::{Server, host_and_port, program};
+use proxy_tests::programs::{Server, host_and_port, postgres, program, run};
 use proxy_tests::proxy::Proxy;
 use proxy_tests::settings::File;
 use proxy_tests::status::Status;
@@ -197,6 +198,53 @@ fn settings_without_checks_take_all_for_up() {
     hand_over(&proxy, &["reload"]);
     until_state(&proxy, A, "up");
     assert_eq!(proxy.metrics().sum(CHECKS, &[]), 0.0, "there are none");
+}
+
+/// A server that is added again is another one, though it has the address, and the slot, of the one before: it is
+/// checked at once, and what was known of the one before is nobody's.
+#[test]
+fn a_server_that_is_added_again_begins_anew() {
+    isolate();
+    let _good = servers::Tcp::lines(A, "A");
+    let slow = settings("tcp", &[A], "", "").replace("interval = \"50ms\"", "interval = \"60s\"");
+    let proxy = File::new(&slow).start();
+    let failed = |count: f64| {
+        let of_it = [("server", B), ("result", "failed")];
+        proxy.until_metric(CHECKS, &of_it, count);
+        until_state(&proxy, B, "down");
+    };
+    proxy.verb(&["upstream", "add", B]).says(0, &["added"]);
+    failed(1.0);
+    // Between two looks of control, as a rule.
+    proxy.verb(&["upstream", "remove", B]).says(0, &["removed"]);
+    proxy.verb(&["upstream", "add", B]).says(0, &["added"]);
+    failed(2.0);
+}
+
+/// PostgreSQL says N to an SSLRequest (8 bytes; section "SSL Session Encryption" of its protocol), as it has no key.
+#[test]
+fn postgres_is_asked_whether_it_speaks_tls() {
+    isolate();
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let server = postgres::start(directory.path(), A);
+    let log = AccessLog::new();
+    let health = "send = [0, 0, 0, 8, 4, 210, 22, 47]\nexpect = \"N\"";
+    let unhurried = settings("tcp", &[A], health, "").replace("timeout = \"50ms\"", "timeout = \"1s\"");
+    let proxy = File::new(&(log.settings() + &unhurried.replace("\"50ms\"", "\"1s\""))).start();
+    until_state(&proxy, A, "up");
+    let mut psql = postgres::psql(directory.path(), LISTEN);
+    assert_eq!(run(psql.arg("--command=select 6 * 7")), "42\n");
+    let [line] = &log.until_lines(1)[..] else { panic!("one line: {:?}", log.lines()) };
+    assert_eq!((line.upstream.as_deref(), line.server.as_deref()), (Some("u"), Some(A)), "{line:?}");
+    assert!(line.reason == "client_ended" && line.bytes_up > 0 && line.bytes_down > 0, "{line:?}");
+
+    // The kernel still connects clients with it, so that connecting alone would not tell.
+    signal(server.pid(), Signal::SIGSTOP);
+    let status = until_state(&proxy, A, "down");
+    let error = status.server(A).check.clone().and_then(|check| check.error);
+    assert_eq!(error.as_deref(), Some("no answer within 1s"));
+    signal(server.pid(), Signal::SIGCONT);
+    until_state(&proxy, A, "up");
 }
 
 /// Redis says PONG, or nothing while it stands still.

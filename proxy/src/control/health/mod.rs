@@ -93,9 +93,11 @@ fn look(view: &View<'_>, checked: &mut BTreeMap<usize, Checked>, now: Instant) {
             continue;
         }
         gone.retain(|number| *number != slot.number);
-        let address = slot.identity.address;
-        if checked.get(&slot.number).is_none_or(|server| server.address != address) {
-            let tally = Tally::resume(slot.cell.health());
+        let (address, health) = (slot.identity.address, slot.cell.health());
+        // A server that was removed and added again since the last look has the same slot and address, and begins anew.
+        let is_it = |server: &Checked| server.address == address && server.tally.health() == health;
+        if !checked.get(&slot.number).is_some_and(is_it) {
+            let tally = Tally::resume(health);
             checked.insert(slot.number, Checked { address, tally, due: Some(now) });
         }
     }

@@ -15,6 +15,11 @@ impl Tally {
         Self { health, against: 0 }
     }
 
+    /// What is known by the results so far.
+    pub fn health(&self) -> Health {
+        self.health
+    }
+
     /// Takes a result in. Answers the new health if that changes it: the first result of a server that nothing is
     /// known of does, then `fall` bad ones in a row, or `rise` good ones.
     pub fn note(&mut self, went_well: bool, rise: u32, fall: u32) -> Option<Health> {
