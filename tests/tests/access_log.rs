@@ -3,7 +3,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::process::Command;
 use std::sync::mpsc;
@@ -21,7 +21,7 @@ use proxy_tests::servers::{self, PATIENCE, read_all, reset};
 use proxy_tests::status::Status;
 use proxy_tests::wait::{until, until_true};
 use proxy_tests::{PRIMARY, STANDBY, pattern};
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 const LISTEN: &str = "127.0.0.1:8080";
 const SERVER: &str = "127.0.0.1:9001";
@@ -271,6 +271,30 @@ fn what_is_open_at_the_end_is_told_of() {
     let [line] = &log.lines()[..] else { panic!("one line: {:?}", log.lines()) };
     assert_eq!((line.reason.as_str(), line.bytes_up), ("stopped", 4));
     assert_eq!(line.client, Some(client.local_addr().expect("address")));
+}
+
+/// Connections of a crowd: more than two rings have room for, and what a limit of 20,000 descriptors has.
+const MANY: usize = 9_000;
+
+/// However many there are: the supervisor, which cuts them, has one ring.
+#[test]
+fn all_that_is_open_at_the_end_is_told_of() {
+    isolate();
+    proxy::sys::fd::raise_limit(1 << 20).expect("descriptors");
+    let log = AccessLog::new();
+    let proxy = start(&log, "drain_timeout = \"50ms\"\n");
+    let listener = TcpListener::bind(SERVER).expect("bind");
+    SockRef::from(&listener).listen(4096).expect("listen");
+    let server =
+        thread::spawn(move || (0..MANY).map(|_| listener.accept().expect("accept").0).collect::<Vec<_>>());
+    let clients: Vec<_> = (0..MANY).map(|_| connect(at(LISTEN))).collect();
+    let _there = server.join().expect("the server");
+    proxy.signal_supervisor(Signal::SIGTERM);
+    proxy.wait_end();
+    let lines = log.lines();
+    assert_eq!(lines.len(), clients.len());
+    assert!(lines.iter().all(|line| line.reason == "stopped"));
+    log.assert_once();
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::{
     fs::{File, OpenOptions},
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -11,14 +12,17 @@ use anyhow::{Context as _, Result};
 use crate::{
     config::{Config, rules::AccessLog},
     notices::Notice,
-    sys::{Fd, fd},
-    table::{Ending, Kind, State, Table},
+    sys::{Fd, fd, time},
+    table::{Ending, Kind, Record, State, Table},
 };
 
 use super::Supervisor;
 
 /// The path that stands for standard output.
 const STANDARD_OUTPUT: &str = "-";
+
+/// How long what is to be cut waits for room in the ring: control may be hung, or nobody reads the pipe.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Opens it, if there is to be one.
 ///
@@ -90,10 +94,27 @@ impl Supervisor {
     }
 }
 
-/// Tells the access log of flows that are tagged with a dead pool's epoch, and are about to be cut.
-pub fn tell_cut(table: &Table, config: &Config, epoch: u32, why: Ending) {
+impl Supervisor {
+    /// Tells the access log of what is about to be cut, for its pool (which had this epoch) is dead. Answers whether
+    /// that is done: if there is no room in the ring, the rest is for a later turn, in which control has made some, but
+    /// not for ever.
+    pub(super) fn has_told(&mut self, epoch: u32, why: Ending) -> bool {
+        let now = time::monotonic_ns();
+        let since = *self.log_full_since.get_or_insert(now);
+        let may_wait = now.saturating_sub(since) < super::nanos(PATIENCE);
+        let is_done = tell_cut(&self.setup.table, self.setup.config, (epoch, why), may_wait);
+        if is_done {
+            self.log_full_since = None;
+        }
+        is_done
+    }
+}
+
+/// Tells of the flows of an epoch that nobody has told of, each once. Answers whether that was all of them: if it may
+/// wait, it is over when the ring is full; else what there is no room for is dropped, and counted.
+fn tell_cut(table: &Table, config: &Config, (epoch, why): (u32, Ending), may_wait: bool) -> bool {
     if config.access_log.is_none() {
-        return;
+        return true;
     }
     let (ring, counters) = (table.supervisors_log_ring(), &table.supervisor().log);
     for (number, cell) in (0..).zip(table.tags()) {
@@ -101,17 +122,25 @@ pub fn tell_cut(table: &Table, config: &Config, epoch: u32, why: Ending) {
         if tag.epoch != epoch || !matches!(tag.kind, Kind::Client | Kind::UdpFlow) {
             continue;
         }
-        let open = table.record(fd).filter(|record| record.state() != State::Free);
-        if let Some(record) = open.filter(|record| config.logs(record.listener())) {
+        let untold = |record: &&Record| record.state() != State::Free && !record.is_logged();
+        let untold = table.record(fd).filter(untold);
+        if let Some(record) = untold.filter(|record| config.logs(record.listener())) {
+            if may_wait && !ring.has_room() {
+                return false;
+            }
             record.set_ending(record.ending().unwrap_or(why));
             table.log_end(ring, counters, fd, record);
         }
     }
+    true
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::{Cli, Verb};
+    use crate::table::{Dimensions, RING_ENTRIES, Tag};
+    use clap::Parser as _;
     use std::path::PathBuf;
 
     #[test]
@@ -121,5 +150,55 @@ mod tests {
         let is_standard =
             |path: &str| is_standard_output(&AccessLog { path: PathBuf::from(path), is_json: true });
         assert!(is_standard("-") && !is_standard("./-"));
+    }
+
+    const FLOWS: usize = 2 * RING_ENTRIES + 100;
+
+    /// A table with so many connections of a dead pool, which had epoch 7, and settings with an access log.
+    fn many() -> (Table, Config) {
+        let words = ["proxy", "run", "--user", "root", "-l", "tcp://127.0.0.1:1", "-u", "127.0.0.1:2"];
+        let Verb::Run(args) = Cli::parse_from(words).verb else { panic!("run is run") };
+        let mut config = Config::from_args(&args).unwrap();
+        config.access_log = Some(AccessLog { path: "/tmp/log".into(), is_json: true });
+        let dimensions = Dimensions { descriptors: FLOWS, servers: config.slots(), ..Dimensions::SMALL };
+        let table = Table::create(dimensions).unwrap().1;
+        for number in 0..FLOWS {
+            let fd = Fd::from_raw(number as i32);
+            table.record(fd).unwrap().begin(State::Established, 0, 0, 0);
+            table.tag(fd).unwrap().set(Tag::new(Kind::Client, 7));
+        }
+        (table, config)
+    }
+
+    fn read_all(table: &Table) -> usize {
+        let ring = table.supervisors_log_ring();
+        let entries = ring.unread(RING_ENTRIES);
+        assert!(entries.iter().all(|entry| entry.ending() == Some(Ending::Stopped)));
+        ring.advance(entries.len());
+        entries.len()
+    }
+
+    #[test]
+    fn more_than_the_ring_holds_is_told_in_portions_each_once() {
+        let (table, config) = many();
+        let tell = |epoch| tell_cut(&table, &config, (epoch, Ending::Stopped), true);
+        let mut read = Vec::new();
+        while !tell(7) {
+            assert!(!tell(7), "nobody has made room");
+            assert!(tell(8), "nothing is another pool's");
+            read.push(read_all(&table));
+        }
+        read.push(read_all(&table));
+        assert_eq!(read, [RING_ENTRIES, RING_ENTRIES, 100]);
+        assert!(tell(7) && read_all(&table) == 0);
+        assert_eq!(table.supervisor().log.dropped.get(), 0);
+    }
+
+    #[test]
+    fn what_there_is_no_room_for_is_dropped_in_the_end() {
+        let (table, config) = many();
+        assert!(tell_cut(&table, &config, (7, Ending::Stopped), false));
+        assert_eq!(table.supervisor().log.dropped.get(), (FLOWS - RING_ENTRIES) as u64);
+        assert_eq!(read_all(&table), RING_ENTRIES);
     }
 }

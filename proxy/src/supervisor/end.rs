@@ -4,7 +4,7 @@ use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use proxy_common::lease::{PRIMARY, STANDBY};
 
-use super::{Supervisor, access_log, drain, paths::Place, sweep};
+use super::{Supervisor, drain, paths::Place, sweep};
 use crate::{
     sys::{
         process::{self, Child},
@@ -13,6 +13,8 @@ use crate::{
     table::Ending,
 };
 
+/// How often it is looked whether control has made room in the supervisor's ring for the access log.
+const LOOK: Duration = Duration::from_millis(1);
 /// Time that control has to write the last lines of the access log.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
@@ -31,8 +33,9 @@ impl Supervisor {
                 self.cut_off(epoch);
             }
         }
-        let epochs = self.unswept.iter().map(|unswept| &unswept.epoch).chain(&self.strays);
-        epochs.for_each(|epoch| self.cut_off(*epoch));
+        let unswept = self.unswept.iter().map(|unswept| unswept.epoch);
+        let epochs: Vec<u32> = unswept.chain(self.strays.iter().copied()).collect();
+        epochs.into_iter().for_each(|epoch| self.cut_off(epoch));
         let will_end = self.finish_access_log();
         self.control.child().filter(|_| will_end).map(|control| process::is_dead(*control, LAST_LINES));
         self.control.child().copied().map(put_down);
@@ -42,8 +45,10 @@ impl Supervisor {
         tracing::info!(connections_cut = cut.0, flows_cut = cut.1, "ended");
     }
 
-    fn cut_off(&self, epoch: u32) {
-        access_log::tell_cut(&self.setup.table, self.setup.config, epoch, Ending::Stopped);
+    fn cut_off(&mut self, epoch: u32) {
+        while !self.has_told(epoch, Ending::Stopped) {
+            std::thread::sleep(LOOK);
+        }
         sweep::cut(&self.setup.table, epoch);
     }
 }

@@ -121,6 +121,8 @@ struct Supervisor {
     strays: Vec<u32>,
     /// Descriptors may be open that nobody owns.
     has_orphans: bool,
+    /// Since when what is to be cut waits for room in the access log's ring, monotonic nanoseconds.
+    log_full_since: Option<u64>,
 }
 
 impl Supervisor {
@@ -144,6 +146,7 @@ impl Supervisor {
             unswept: Vec::new(),
             strays: Vec::new(),
             has_orphans: false,
+            log_full_since: None,
             setup,
         }
     }
@@ -323,8 +326,11 @@ impl Supervisor {
                 estates::hand_on(&self.setup, seat);
             }
         }
-        let is_adopted = |unswept: &mut Unswept| !estates::is_waiting(&table, unswept.epoch);
-        for done in self.unswept.extract_if(.., is_adopted).collect::<Vec<_>>() {
+        for done in std::mem::take(&mut self.unswept) {
+            if estates::is_waiting(&table, done.epoch) || !self.has_told(done.epoch, Ending::Lost) {
+                self.unswept.push(done);
+                continue;
+            }
             let number = done.death.number;
             self.history.stage(number, TakeoverStage::Adopt, done.death.at);
             let began = time::monotonic_ns();
@@ -345,15 +351,16 @@ impl Supervisor {
 
     fn sweep_strays(&mut self) {
         let table = self.setup.table;
-        let is_free = |epoch: &mut u32| !estates::is_waiting(&table, *epoch);
-        for epoch in self.strays.extract_if(.., is_free).collect::<Vec<_>>() {
-            self.cut(epoch, LostReason::PoolDied);
+        for epoch in std::mem::take(&mut self.strays) {
+            match estates::is_waiting(&table, epoch) || !self.has_told(epoch, Ending::Lost) {
+                true => self.strays.push(epoch),
+                false => self.cut(epoch, LostReason::PoolDied),
+            }
         }
     }
 
     /// Closes and counts what nobody has adopted; at the next look what is in use now.
     fn cut(&mut self, epoch: u32, reason: LostReason) {
-        access_log::tell_cut(&self.setup.table, self.setup.config, epoch, Ending::Lost);
         let swept = sweep::cut(&self.setup.table, epoch);
         sweep::count_lost(&self.setup.table, reason, swept);
         self.strays.extend((swept.in_use > 0).then_some(epoch));

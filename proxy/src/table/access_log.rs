@@ -174,6 +174,12 @@ impl LogRing {
         zerocopy::transmute!(words)
     }
 
+    /// Whether there is room for one more entry, of a flow that was not turned away; asked by the ring's one writer.
+    pub fn has_room(&self) -> bool {
+        let head = self.cursor.head.load(Relaxed);
+        head.wrapping_sub(self.cursor.tail.load(Acquire)) < RING_ENTRIES as u64
+    }
+
     /// Writes an entry, unless there is no room; by the ring's one writer.
     fn push(&self, entry: LogEntry, counters: &LogCounters) {
         let is_refused = matches!(entry.ending(), Some(Ending::Refused(_)));

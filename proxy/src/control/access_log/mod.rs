@@ -102,23 +102,25 @@ impl Job {
                 self.output.replace(file);
             }
             let table = self.table;
-            for ring in table.log_rings() {
-                self.empty(ring);
-            }
+            let is_any_full = table.log_rings().filter(|ring| self.empty(*ring)).count() > 0;
             if is_ending {
                 return;
             }
-            thread::park_timeout(LOOK);
+            // Who has filled a ring while it was emptied may have more, and may wait for room.
+            if !is_any_full {
+                thread::park_timeout(LOOK);
+            }
         }
     }
 
-    /// Writes what was in a ring when it was looked at first, so that none waits for one that is never empty.
-    fn empty(&mut self, ring: LogRing) {
+    /// Writes what is in a ring; a ring's length at most, so that none waits for one that is never empty. Answers
+    /// whether it was so much.
+    fn empty(&mut self, ring: LogRing) -> bool {
         let mut left = RING_ENTRIES;
         while left > 0 {
             let entries = ring.unread(BATCH.min(left));
             if entries.is_empty() {
-                return;
+                return false;
             }
             let now = Now { time: SystemTime::now(), ms: time::monotonic_ms() as u32 };
             let lines: String = entries.iter().map(|entry| self.line(entry, now)).collect();
@@ -129,6 +131,7 @@ impl Job {
             ring.advance(entries.len());
             left -= entries.len();
         }
+        true
     }
 
     fn line(&self, entry: &LogEntry, now: Now) -> String {
