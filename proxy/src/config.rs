@@ -3,6 +3,7 @@
 pub mod access;
 mod listeners;
 mod options;
+mod own_listener;
 pub mod rules;
 #[cfg(test)]
 mod tests;
@@ -25,8 +26,10 @@ use crate::{
 };
 
 pub use crate::settings::ConfigError;
+pub use options::STANDARD_OUTPUT;
+pub use own_listener::own_listener;
 use rules::{AccessLog, ListenerRules, UpstreamRules};
-pub use upstreams::{ADDRESSES_OF_A_NAME, MAX_SERVERS, Place, SPARE_SLOTS, ServerSettings, own_listener};
+pub use upstreams::{ADDRESSES_OF_A_NAME, MAX_SERVERS, Place, SPARE_SLOTS, ServerSettings};
 
 /// A listener's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

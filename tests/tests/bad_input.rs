@@ -13,6 +13,7 @@ use std::time::Duration;
 use proxy_tests::builder::{Builder, Failure, binary};
 use proxy_tests::clients::{Outcome, ask_tcp, connect};
 use proxy_tests::net::{at, isolate};
+use proxy_tests::programs::{find, run};
 use proxy_tests::proxy::{METRICS, Proxy};
 use proxy_tests::servers;
 use socket2::{Domain, Socket, Type};
@@ -155,6 +156,53 @@ fn own_listener_as_upstream() {
     isolate();
     let flags = || Proxy::builder().listen("tcp://0.0.0.0:8080").upstream(LISTEN);
     flags().fails().says(2, &["--upstream 127.0.0.1:8080", "own listener"]);
+}
+
+/// A wildcard takes what comes to any address of the machine; which it has the settings do not tell.
+#[test]
+fn own_wildcard_listener_as_upstream() {
+    const OURS: &str = "10.9.0.1:8080";
+    isolate();
+    run(Command::new(find("ip")).args(["address", "add", "10.9.0.1/32", "dev", "lo"]));
+    let flags = |server| Proxy::builder().listen("tcp://0.0.0.0:8080").upstream(server);
+    let told = ["server 10.9.0.1:8080", "own listener tcp://0.0.0.0:8080", "give the address of the service"];
+    flags(OURS).fails().says(1, &told);
+    flags(OURS).check().says(1, &told);
+    let proxy = flags("10.9.0.2:8080").start();
+    proxy.verb(&["upstream", "add", OURS]).says(1, &["10.9.0.1:8080 is our own listener"]);
+    proxy.verb(&["upstream", "add", "10.9.0.1:8081"]).says(0, &["added"]);
+}
+
+/// What comes by TCP does not come back by UDP: a DNS server of this machine, say, that is asked by both.
+#[test]
+fn own_listener_of_the_other_protocol() {
+    isolate();
+    let _server = servers::Tcp::lines(LISTEN, "A");
+    let text = format!(
+        "[[listener]]\nname = \"t\"\nbind = [\"tcp://127.0.0.1:8081\"]\nupstream = \"a\"\n\
+         [[listener]]\nname = \"u\"\nbind = [\"udp://{LISTEN}\"]\nupstream = \"b\"\n\
+         [upstream.a]\n[[upstream.a.server]]\naddress = \"{LISTEN}\"\n\
+         [upstream.b]\n[[upstream.b.server]]\naddress = \"{SERVER}\"\n"
+    );
+    let _proxy = Proxy::builder().settings(&text).start();
+    let outcome = ask_tcp(at("127.0.0.1:8081"), "hello", TIMEOUT);
+    assert_eq!(outcome, Outcome::Answered("A hello".into()));
+}
+
+/// What only matters later: the access log's place stops a start, a check's program does not.
+#[test]
+fn check_looks_at_log_and_programs() {
+    isolate();
+    let text = format!(
+        "[access_log]\npath = \"/nonexistent/access.log\"\n\
+         [[listener]]\nname = \"l\"\nbind = [\"{LISTENER}\"]\nupstream = \"u\"\n\
+         [upstream.u]\nhealth = {{ check = \"exec\", command = [\"/nonexistent/check\"] }}\n\
+         [[upstream.u.server]]\naddress = \"{SERVER}\"\n"
+    );
+    let told = ["access log /nonexistent/access.log", "there is no directory /nonexistent; make it"];
+    let program = ["upstream u: check /nonexistent/check", "cannot be found", "install it"];
+    Proxy::builder().settings(&text).check().says(1, &[&told[..], &program].concat());
+    Proxy::builder().settings(&text.replace("/nonexistent/access.log", "-")).check().says(0, &program);
 }
 
 #[test]

@@ -4,10 +4,10 @@ use std::{fs, fs::File, time::Duration};
 
 use super::Finding;
 use crate::{
-    config::Config,
+    config::{Config, own_listener},
     limits::{Limits, MAX_DESCRIPTORS},
     steering::{self, Steering},
-    sys::{Fd, fd, process, socket::Protocol, transparent},
+    sys::{Fd, fd, listener::is_local, process, socket::Protocol, transparent},
 };
 
 /// Fewer than this, and a small burst of connections exhausts them.
@@ -80,6 +80,22 @@ pub fn transparent(config: &Config) -> Option<Finding> {
     }
     let problem = format!("missing, and upstream {} has transparent = true", upstream.name);
     Some(Finding::fail(WHAT, problem, REMEDY))
+}
+
+/// Servers at addresses of this machine that our own wildcard listeners take.
+pub fn own_listeners(config: &Config) -> Vec<Finding> {
+    let servers = (0..).zip(&config.upstreams).flat_map(|(number, upstream)| {
+        let there = upstream.servers.iter().filter(|server| !server.is_retired);
+        there.map(move |server| (number, upstream, server))
+    });
+    let own = servers.filter_map(|(number, upstream, server)| {
+        let address = server.place.slot_address()?;
+        let listener = own_listener(address, number, &config.listeners, is_local)?;
+        let what = format!("upstream {}: server {}", upstream.name, server.given);
+        let problem = format!("is our own listener {}: traffic would go round for ever", listener.address);
+        Some(Finding::fail(what, problem, "give the address of the service"))
+    });
+    own.collect()
 }
 
 /// Cloning: a descriptor that a clone opens must outlive it in the table that it shares with us.

@@ -6,6 +6,7 @@ mod finding;
 pub mod machine;
 pub mod place;
 pub mod port;
+mod program;
 pub mod rules;
 mod upstream;
 
@@ -39,9 +40,12 @@ fn everything(args: &RunArgs, given: &Settings, config: &Config) -> Vec<Finding>
     findings.extend(rules::ignored(config));
     findings.extend([machine::user(config), machine::kernel()]);
     findings.extend([machine::descriptors(config), place::control_socket(&config.control)]);
+    findings.extend(place::access_log(config));
+    findings.extend(program::all(config));
     findings.extend(port::all(config));
     findings.extend([machine::steering(config), machine::clone()]);
     findings.extend(machine::transparent(config));
+    findings.extend(machine::own_listeners(config));
     findings.extend(machine::queues(config));
     // Last, for it makes threads, and cloning wants none.
     findings.extend(upstream::all(config));

@@ -1,4 +1,4 @@
-//! Places of unix sockets.
+//! Places of unix sockets and of the access log.
 
 use std::{
     fs,
@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::Finding;
+use crate::config::{Config, STANDARD_OUTPUT};
 use crate::sys::{access, address::MAX_PATH, fd::close, unix, would_block};
 
 /// Whether a control socket can be made there.
@@ -19,6 +20,38 @@ pub fn control_socket(path: &Path) -> Finding {
 /// Whether a listener can be made there.
 pub fn listener(what: String, path: &Path) -> Finding {
     socket(what, path, ("another process listens there", "stop it".into()), "give it another path")
+}
+
+/// Whether the access log's file can be opened or made, as far as that can be told without making it.
+pub fn access_log(config: &Config) -> Option<Finding> {
+    let path = &config.access_log.as_ref()?.path;
+    (path.as_os_str() != STANDARD_OUTPUT).then(|| log_file(path))
+}
+
+fn log_file(path: &Path) -> Finding {
+    const ELSEWHERE: &str = "choose another path in [access_log]";
+    let what = format!("access log {}", path.display());
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    match fs::symlink_metadata(path) {
+        Ok(there) if there.is_symlink() => Finding::fail(
+            what,
+            "it is a symbolic link, which is not followed",
+            format!("remove it, or {ELSEWHERE}"),
+        ),
+        Ok(there) if there.is_dir() => Finding::fail(what, "it is a directory", ELSEWHERE),
+        Ok(_) if access::may_write(path) => Finding::ok(what),
+        Ok(_) => {
+            let remedy = format!("chown it to the user that starts the proxy, or {ELSEWHERE}");
+            Finding::fail(what, "no right to write to it", remedy)
+        }
+        // Unlike a control socket's, its directory is not made.
+        Err(_) if !directory.is_dir() => {
+            let problem = format!("there is no directory {}", directory.display());
+            let remedy = format!("make it (systemd: LogsDirectory=, and a restart), or {ELSEWHERE}");
+            Finding::fail(what, problem, remedy)
+        }
+        Err(_) => self::directory(what, path, ELSEWHERE),
+    }
 }
 
 fn socket(what: String, path: &Path, taken: (&str, String), elsewhere: &str) -> Finding {
@@ -63,6 +96,25 @@ fn directory(what: String, path: &Path, elsewhere: &str) -> Finding {
 mod tests {
     use super::{super::Level, *};
     use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn a_log_has_a_directory_and_is_a_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        assert_eq!(log_file(&at("access.log")).level, Level::Ok);
+        assert!(!at("access.log").exists(), "a check makes nothing");
+        fs::write(at("access.log"), "").unwrap();
+        assert_eq!(log_file(&at("access.log")).level, Level::Ok);
+        std::os::unix::fs::symlink(at("access.log"), at("link")).unwrap();
+        assert!(log_file(&at("link")).problem.contains("symbolic link"));
+        assert!(log_file(directory.path()).problem.contains("it is a directory"));
+        let missing = log_file(&at("missing/access.log"));
+        assert!(
+            missing.level == Level::Fail && missing.problem.contains("there is no directory"),
+            "{missing}"
+        );
+        assert!(missing.problem.contains("LogsDirectory="));
+    }
 
     fn problem(path: &Path) -> String {
         control_socket(path).problem

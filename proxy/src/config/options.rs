@@ -15,6 +15,9 @@ use crate::{
     },
 };
 
+/// The path of the access log that stands for standard output.
+pub const STANDARD_OUTPUT: &str = "-";
+
 const DEFAULT_LEASE: Duration = Duration::from_millis(100);
 const DEFAULT_FENCE_AFTER: Duration = Duration::from_secs(1);
 const DEFAULT_USER: &str = "nobody";
@@ -93,7 +96,9 @@ pub fn user(defaults: &Defaults) -> Result<Option<User>, ConfigError> {
 
 pub fn access_log(given: &AccessLogSettings) -> Result<AccessLog, ConfigError> {
     let path = &given.path;
-    if path.value.as_os_str().is_empty() || !(path.value.is_absolute() || path.value.as_os_str() == "-") {
+    if path.value.as_os_str().is_empty()
+        || !(path.value.is_absolute() || path.value.as_os_str() == STANDARD_OUTPUT)
+    {
         return Err(path.bad("is no absolute path", "write it from / on, or \"-\" for standard output"));
     }
     Ok(AccessLog { path: path.value.clone(), is_json: value(&given.format) == Some(LogFormat::Json) })

@@ -49,12 +49,35 @@ fn a_wildcard_and_one_of_its_addresses_exclude_each_other() {
 
 #[test]
 fn a_proxy_is_not_its_own_upstream() {
-    for (server, is_us) in
-        [("127.0.0.1:1", true), ("[::1]:2", true), ("127.0.0.1:2", false), ("10.0.0.1:1", false)]
-    {
-        let result = config(&["-l", "tcp://0.0.0.0:1", "-l", "udp://[::1]:2", "-u", server]);
+    for (server, is_us) in [
+        ("127.0.0.1:1", true),
+        ("0.0.0.0:1", true),
+        ("[::1]:1", false),
+        ("[::1]:2", true),
+        ("127.0.0.1:2", true),
+        ("10.0.0.1:1", false),
+        ("unix:///run/a", true),
+        ("unix:///run/b", false),
+    ] {
+        let result =
+            config(&["-l", "tcp://0.0.0.0:1", "-l", "tcp://[::]:2", "-l", "unix:///run/a", "-u", server]);
         assert_eq!(result.is_err(), is_us, "{server}: {result:?}");
     }
+    // An IPv4 listener at the port has IPv4 for itself; what is reached by UDP does not come back by TCP.
+    assert!(config(&["-l", "tcp://192.0.2.1:2", "-l", "tcp://[::]:2", "-u", "127.0.0.1:2"]).is_ok());
+    assert!(config(&["-l", "udp://0.0.0.0:2", "-u", "127.0.0.1:2"]).is_err());
+}
+
+#[test]
+fn a_wildcard_takes_what_the_machine_has() {
+    let config = config(&["-l", "tcp://0.0.0.0:1", "-l", "udp://[::1]:2", "-u", "192.0.2.1:1"]).unwrap();
+    let own = |server: &str, upstream| {
+        let is_local = |server: SocketAddr| server.ip().to_string() == "10.0.0.1";
+        own_listener(server.parse().unwrap(), upstream, &config.listeners, is_local).is_some()
+    };
+    assert!(own("10.0.0.1:1", 0) && own("[::1]:2", 0));
+    assert!(!own("10.0.0.1:2", 0) && !own("10.0.0.2:1", 0));
+    assert!(!own("10.0.0.1:1", 1), "nobody leads there");
 }
 
 #[test]

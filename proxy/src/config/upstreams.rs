@@ -2,7 +2,9 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use super::{Listener, Upstream, listeners::check_name, options::value, rules, unix};
+use super::{
+    Listener, Upstream, listeners::check_name, options::value, own_listener::own_listener, rules, unix,
+};
 use crate::{
     settings::{ConfigError, Given, ServerGiven, Settings, UpstreamSettings},
     sys::socket::Protocol,
@@ -91,7 +93,7 @@ pub fn all(settings: &Settings, listeners: &[Listener]) -> Result<Vec<Upstream>,
             let problem = format!("with its servers there are {count}");
             return Err(upstream.name.bad(problem, format!("at most {MAX_SERVERS} are possible")));
         }
-        let servers = servers_of(upstream, listeners)?;
+        let servers = servers_of((number, upstream), listeners)?;
         if has_udp(number, listeners)
             && let Some(at) = servers.iter().position(|server| matches!(server.place, Place::Unix(_)))
         {
@@ -129,7 +131,7 @@ pub fn lay_out_slots(upstreams: &mut [Upstream]) {
 }
 
 fn servers_of(
-    upstream: &UpstreamSettings,
+    (number, upstream): (u32, &UpstreamSettings),
     listeners: &[Listener],
 ) -> Result<Vec<ServerSettings>, ConfigError> {
     let mut servers: Vec<ServerSettings> = Vec::new();
@@ -138,8 +140,8 @@ fn servers_of(
         if servers.iter().any(|server| server.place == place) {
             return Err(address.bad("given twice", "leave one out"));
         }
-        if let Place::Address(server) = place {
-            not_ourselves(address, server, listeners)?;
+        if let Some(server) = place.slot_address() {
+            not_ourselves(address, (server, number), listeners)?;
         }
         servers.push(ServerSettings {
             given: address.value.clone(),
@@ -158,13 +160,13 @@ fn servers_of(
     Ok(servers)
 }
 
-/// A server that is one of our own listeners: each connection would open another one, to the limit.
+/// As far as the settings tell; what the machine's addresses tell is looked at by who starts or checks.
 fn not_ourselves(
     given: &Given<String>,
-    server: SocketAddr,
+    (server, upstream): (SocketAddr, u32),
     listeners: &[Listener],
 ) -> Result<(), ConfigError> {
-    match own_listener(server, listeners) {
+    match own_listener(server, upstream, listeners, |_| false) {
         None => Ok(()),
         Some(listener) => {
             let problem =
@@ -172,15 +174,6 @@ fn not_ourselves(
             Err(given.bad(problem, "give the address of the service"))
         }
     }
-}
-
-/// The listener that leads back to this proxy from an address, if there is one.
-pub fn own_listener(server: SocketAddr, listeners: &[Listener]) -> Option<&Listener> {
-    let reaches = |at: SocketAddr| {
-        let is_local = at.ip() == server.ip() || (at.ip().is_unspecified() && server.ip().is_loopback());
-        at.port() == server.port() && is_local
-    };
-    listeners.iter().find(|listener| reaches(listener.address.address))
 }
 
 /// Reads HOST:PORT. A name is not looked up here.

@@ -10,16 +10,13 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use crate::{
-    config::{Config, rules::AccessLog},
+    config::{Config, STANDARD_OUTPUT, rules::AccessLog},
     notices::Notice,
     sys::{Fd, fd, time},
     table::{Ending, Kind, Record, State, Table},
 };
 
 use super::Supervisor;
-
-/// The path that stands for standard output.
-const STANDARD_OUTPUT: &str = "-";
 
 /// How long what is to be cut waits for room in the ring: control may be hung, or nobody reads the pipe.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -82,7 +82,8 @@ pub fn open(mut config: Config, inherited: Option<&Inherited>) -> Result<Setup> 
     }
     let descriptors = fd::raise_limit(MAX_DESCRIPTORS).context("cannot raise the descriptor limit")? as usize;
     let limits = Limits::divide(&config, descriptors)?;
-    if let Some(finding) = machine::transparent(&config).filter(|finding| finding.level == Level::Fail) {
+    let mut findings = machine::transparent(&config).into_iter().chain(machine::own_listeners(&config));
+    if let Some(finding) = findings.find(|finding| finding.level == Level::Fail) {
         bail!("{finding}");
     }
     let config: &'static Config = Box::leak(Box::new(config));

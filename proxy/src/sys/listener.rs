@@ -1,6 +1,9 @@
 //! Listening sockets.
 
-use std::{io, net::SocketAddr};
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 use super::{
     Fd,
@@ -47,6 +50,24 @@ pub fn probe_port(protocol: Protocol, address: SocketAddr, options: ListenOption
     })();
     close(socket);
     result
+}
+
+/// Whether an address is one of this machine's: it can be bound to. Where anybody may bind to addresses of others
+/// (`net.ipv4.ip_nonlocal_bind`, `net.ipv6.ip_nonlocal_bind`) that does not tell, and none is.
+pub fn is_local(address: SocketAddr) -> bool {
+    // Documentation addresses (RFC 5737, RFC 3849): nobody's.
+    let nobodys: SocketAddr = match address {
+        SocketAddr::V4(_) => (Ipv4Addr::new(192, 0, 2, 1), 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 0).into(),
+    };
+    let can_bind = |mut address: SocketAddr| {
+        address.set_port(0);
+        let Ok(socket) = new_socket(Protocol::Udp, address, libc::SOCK_CLOEXEC) else { return false };
+        let bound = bind_to(socket, address, true);
+        close(socket);
+        bound.is_ok()
+    };
+    can_bind(address) && !can_bind(nobodys)
 }
 
 /// Makes a non-blocking socket that nothing can come to.
@@ -120,6 +141,13 @@ mod tests {
     use super::*;
     use crate::sys::socket::accept;
     use std::{net::TcpStream, time::Duration};
+
+    #[test]
+    fn addresses_of_this_machine_are_known() {
+        let is_local = |ip: &str| is_local(SocketAddr::new(ip.parse().unwrap(), 80));
+        assert!(is_local("127.0.0.1") && is_local("127.9.9.9"));
+        assert!(!is_local("192.0.2.9") && !is_local("2001:db8::9"));
+    }
 
     #[test]
     fn accepted_sockets_have_what_was_said_last() {

@@ -22,7 +22,7 @@ use super::view::View;
 use crate::{
     config::{ADDRESSES_OF_A_NAME, Place, own_listener},
     slots,
-    sys::time,
+    sys::{listener::is_local, time},
     table::{LookupResult, Origin, Presence, RefusedAddress},
 };
 use course::{Answers, Course, Outcome};
@@ -215,7 +215,7 @@ fn wanted(view: &View<'_>, name: &mut Name<'_>) -> Wanted {
     let (mut addresses, mut refused) = (Vec::new(), Vec::new());
     for ip in name.course.addresses() {
         let address = SocketAddr::new(ip, name.port);
-        if own_listener(address, &view.config.listeners).is_some() {
+        if own_listener(address, name.upstream as u32, &view.config.listeners, is_local).is_some() {
             refused.push((ip, RefusedAddress::OwnListener));
         } else if addresses.len() >= ADDRESSES_OF_A_NAME {
             refused.push((ip, RefusedAddress::Room));

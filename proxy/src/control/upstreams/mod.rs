@@ -18,7 +18,7 @@ use crate::{
     config::{SPARE_SLOTS, own_listener},
     settings::nearest,
     slots::{self, Slot},
-    sys::time,
+    sys::{listener::is_local, time},
     table::{HandoverState, Identity, Origin, Presence, Wanted},
 };
 
@@ -162,7 +162,7 @@ fn add(
     let address = parsed.ok_or_else(|| {
         format!("{given} is no address; it looks like 10.0.0.1:5432 (names are for the settings file)")
     })?;
-    if let Some(listener) = own_listener(address, &view.config.listeners) {
+    if let Some(listener) = own_listener(address, number as u32, &view.config.listeners, is_local) {
         return Err(format!(
             "{given} is our own listener {}: traffic would go round for ever; give the address of the service",
             listener.address

@@ -118,7 +118,8 @@ table! {
     /// A line for each connection and UDP flow that has ended: whose, where to, how much, how long, why. Without
     /// this table there is none.
     "[access_log]" AccessLogSettings {
-        /// The file that is written to; `"-"` is standard output. SIGUSR1 has it opened anew.
+        /// The file that is written to; `"-"` is standard output. SIGUSR1 has it opened anew, by the supervisor: it
+        /// belongs on a local disk, for a network file system that hangs would hold that up.
         path: Given<PathBuf> [.like(r#""/var/log/proxy/access.log""#)];
         /// Text, or an object a line.
         format: Option<Given<LogFormat>> [.default(r#""text""#)];

@@ -110,7 +110,8 @@ table! {
         /// http: what the answer's status has to be, one or from-to.
         status: Option<Given<String>> [.default(r#""200-399""#)];
         /// exec: the program, by its absolute path, and its first arguments; the server's address and port come
-        /// after them. It has to end with 0.
+        /// after them. It has to end with 0 within the timeout; what it has started is killed with it, but for what
+        /// has left its process group (setsid(1)), which it must not do.
         command: Option<Given<Vec<Given<String>>>> [.like(r#"["/usr/bin/check", "arg"]"#)];
     }
 }
