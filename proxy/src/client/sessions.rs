@@ -76,14 +76,14 @@ fn row(session: &Session) -> Vec<Cell> {
         or_dash(session.server.clone()),
         word(&session.state),
         number(time(session.age_ms)),
-        number(time(session.idle_ms)),
+        number(time(session.idle_ms.into())),
         number(bytes(session.bytes_up)),
         number(bytes(session.bytes_down)),
         number(session.takeovers),
     ]
 }
 
-fn time(ms: u32) -> String {
+fn time(ms: u64) -> String {
     match ms / 1000 {
         seconds @ 0..60 => format!("{seconds} s"),
         seconds @ 60..3600 => format!("{} min", seconds / 60),

@@ -12,7 +12,7 @@ use crate::{
     handover::offer::OfferedServer,
     ledger::Ledger,
     sys::Fd,
-    table::{Direction, Facts, Record, State, Told, UdpFacts, flag, octets},
+    table::{Direction, Facts, Record, State, Told, UdpFacts, flag, lap_of, octets},
 };
 
 /// In place of a descriptor or a server: there is none.
@@ -100,6 +100,10 @@ pub struct Image {
     pub ending: u32,
     /// 1 if the access log was told of its end.
     pub is_logged: u32,
+    /// One more than the lap of the clock in which it began; 0: of a version that does not tell.
+    pub lap: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 /// Bytes of an image in this version.
@@ -203,6 +207,8 @@ impl Image {
             told_ports: [source, asked].map(|address| address.port().into()),
             ending: record.ending().map_or(0, |ending| ending.code().into()),
             is_logged: record.is_logged().into(),
+            lap: u32::from(record.lap()) + 1,
+            reserved: 0,
         }
     }
 
@@ -223,6 +229,14 @@ impl Image {
             facts.add(way, self.bytes[way as usize], datagrams.into(), self.active_ms);
         }
         facts.set_first_answer_ms(self.first_byte.checked_sub(1));
+    }
+
+    /// The lap of the clock in which it began. `now_ms`: of the monotonic clock.
+    pub fn lap(&self, now_ms: u64) -> u8 {
+        let (opened_ms, begun_ms) =
+            (if self.is_udp() { self.active_ms } else { self.opened_ms }, self.begun_ms);
+        let begun_ms = if begun_ms == 0 { opened_ms } else { begun_ms };
+        self.lap.checked_sub(1).map_or_else(|| lap_of(begun_ms, now_ms), |lap| lap as u8)
     }
 
     /// Whether it is a UDP flow.
@@ -396,6 +410,20 @@ mod tests {
         assert_eq!((image.bytes, image.datagrams), ([9, 0], [3, 0]));
     }
 
+    /// The clock of milliseconds has wrapped once when the flow goes over, or twice.
+    #[test]
+    fn the_time_that_a_flow_began_goes_over() {
+        let parts = Parts { client: Fd::from_raw(7), upstream: None, pipes: [None; 2], told: None };
+        let record = record();
+        record.set_lap(0);
+        let image = Image::of_tcp(&record, None, &parts, &mut Descriptors::default());
+        assert_eq!(image.lap(3 << 32), 0);
+        let of_another_version = Image { lap: 0, ..image };
+        assert_eq!((image.begun_ms, of_another_version.lap((1 << 32) + 200)), (100, 1));
+        assert_eq!(of_another_version.lap((1 << 32) + 50), 1, "a little later than now");
+        assert_eq!(Image { begun_ms: 0, opened_ms: u32::MAX, ..of_another_version }.lap((1 << 32) + 50), 0);
+    }
+
     #[test]
     fn images_of_other_versions_are_read_as_far_as_they_are_known() {
         let parts = Parts { client: Fd::from_raw(7), upstream: None, pipes: [None; 2], told: None };
@@ -407,7 +435,10 @@ mod tests {
             bytes.truncate(image_bytes);
             document.extend(bytes.repeat(2));
             let (header, images) = decode(&document).unwrap();
-            let known = Image { begun_ms: if image_bytes == 88 { 0 } else { image.begun_ms }, ..image };
+            let known = match image_bytes {
+                88 => Image { begun_ms: 0, lap: 0, ..image },
+                _ => image,
+            };
             assert_eq!((header.parked_at_ns, images), (5, vec![known; 2]));
             document.pop();
             assert!(decode(&document).is_err());

@@ -13,7 +13,7 @@ use crate::{
         flows::{Image, descriptor},
         offer::OfferedServer,
     },
-    sys::{Fd, socket},
+    sys::{Fd, socket, time},
     table::{Direction, Ending, Holder, Kind, Part, Record, State, Tag},
 };
 
@@ -87,6 +87,7 @@ impl Import<'_> {
         let record = self.record(socket)?;
         let Some(state) = image.state() else { bail!("a flow in state {} is handed over", image.state) };
         record.begin(state, worker, listener, image.active_ms);
+        record.set_lap(image.lap(time::monotonic_ms()));
         record.set_server(server);
         record.set_takeovers(image.takeovers.min(u8::MAX.into()) as u8);
         Ending::of_code(image.ending as u8).into_iter().for_each(|ending| record.set_ending(ending));

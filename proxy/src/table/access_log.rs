@@ -53,19 +53,20 @@ pub struct LogEntry {
     pub takeovers: u8,
     ending: u8,
     is_udp: u8,
-    reserved: u8,
+    /// How often the clock has wrapped between the two times.
+    laps: u8,
 }
 
 impl LogEntry {
     /// What the table says of the flow whose record is at `fd`, which ends now.
     fn of(table: &Table, fd: Fd, record: &Record) -> Self {
-        let is_udp = record.has(flag::UDP);
+        let (is_udp, now_ms) = (record.has(flag::UDP), time::monotonic_ms());
         let client = table.client_of(fd, record);
         let mut entry = Self {
             client: octets(client.ip()),
             port: client.port(),
             begun_ms: record.opened_ms(),
-            ended_ms: time::monotonic_ms() as u32,
+            ended_ms: now_ms as u32,
             fd: fd.raw(),
             generation: record.generation(),
             listener: record.listener() as u16,
@@ -87,7 +88,13 @@ impl LogEntry {
             entry.first_byte = facts.first_byte_ms().map_or(0, |time| time.saturating_add(1));
             entry.connect = facts.connect_ms().map_or(0, |time| time.saturating_add(1));
         }
+        entry.laps = (record.age_ms(entry.begun_ms, now_ms) >> 32) as u8;
         entry
+    }
+
+    /// From beginning to end, milliseconds.
+    pub fn duration_ms(&self) -> u64 {
+        u64::from(self.laps) << 32 | u64::from(self.ended_ms.wrapping_sub(self.begun_ms))
     }
 
     /// The slot of its server.
@@ -298,6 +305,17 @@ mod tests {
         assert_eq!((entry.server(), entry.connect_ms(), entry.first_byte_ms()), (Some(9), Some(2), Some(30)));
         assert_eq!((entry.ending(), entry.is_udp()), (Some(Ending::Idle), false));
         assert!(table.log_ring(0, 0).unread(9).is_empty());
+    }
+
+    #[test]
+    fn a_connection_that_is_months_old_has_its_age() {
+        let (table, counters) = (table(), LogCounters::new_zeroed());
+        let (fd, record) = connection(&table, 8, Ending::Idle);
+        record.set_lap(record.lap().wrapping_sub(2));
+        table.log_end(table.log_ring(1, 0), &counters, fd, record);
+        let [entry] = table.log_ring(1, 0).unread(9)[..] else { panic!("one entry") };
+        let since = entry.ended_ms.wrapping_sub(100);
+        assert_eq!(entry.duration_ms(), (2 << 32) + u64::from(since));
     }
 
     #[test]

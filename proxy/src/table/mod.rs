@@ -15,6 +15,7 @@ mod facts;
 pub mod flag;
 mod handover;
 mod index;
+mod lap;
 mod layout;
 mod record;
 mod servers;
@@ -42,6 +43,7 @@ pub use estate::{Estate, EstateStage};
 pub use facts::{Facts, UdpFacts};
 pub use handover::{Decision, DecisionCell, HandoverCell, HandoverKind, HandoverState};
 pub use index::{Entering, Entry, Found, Index};
+pub use lap::lap_of;
 pub use layout::{Dimensions, EVENT_BUFFERS};
 pub use record::{Direction, Holder, Part, Record, State, octets};
 pub use servers::{

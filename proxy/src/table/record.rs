@@ -9,8 +9,8 @@ use std::{
     },
 };
 
-use super::{Ending, flag};
-use crate::sys::Fd;
+use super::{Ending, flag, lap_of};
+use crate::sys::{Fd, time};
 
 /// Where a flow is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +107,7 @@ pub struct Record {
     state: AtomicU8,
     ending: AtomicU8,
     is_logged: AtomicU8,
-    _spare: AtomicU8,
+    pub(super) lap: AtomicU8,
     generation: AtomicU32,
     flags: AtomicU32,
     worker: AtomicU8,
@@ -120,8 +120,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// Begins a flow at this number: a new generation, no flags, nothing in flight. Written before
-    /// the descriptor is tagged.
+    /// Begins a flow at this number: a new generation, no flags, nothing in flight. Before its descriptor is tagged.
     pub fn begin(&self, state: State, worker: u32, listener: u32, now_ms: u32) {
         self.generation.store(self.generation.load(Relaxed).wrapping_add(1), Relaxed);
         // Who reads the rest and then finds the old generation has read nothing of the new flow.
@@ -129,6 +128,7 @@ impl Record {
         self.flags.store(0, Relaxed);
         self.ending.store(0, Relaxed);
         self.set_logged(false);
+        self.set_lap(lap_of(now_ms, time::monotonic_ms()));
         self.worker.store(worker as u8, Relaxed);
         self.takeovers.store(0, Relaxed);
         self.listener.store(listener as u16, Relaxed);

@@ -56,7 +56,7 @@ pub struct Line {
     /// Bytes that reached the client.
     bytes_down: u64,
     /// From start to end.
-    duration_ms: u32,
+    duration_ms: u64,
     /// How long connecting to the server took.
     connect_ms: Option<u16>,
     /// From the start until the client got the first byte from the server.
@@ -70,11 +70,11 @@ pub struct Line {
 impl Line {
     /// What an entry says.
     pub fn of(entry: &LogEntry, names: Names, now: Now) -> Self {
-        let at = |ms: u32| now.time - Duration::from_millis(now.ms.wrapping_sub(ms).into());
-        let stamp = |ms| humantime::format_rfc3339_millis(at(ms)).to_string();
+        let ended = now.time - Duration::from_millis(now.ms.wrapping_sub(entry.ended_ms).into());
+        let stamp = |time| humantime::format_rfc3339_millis(time).to_string();
         Self {
-            time: stamp(entry.ended_ms),
-            start: stamp(entry.begun_ms),
+            time: stamp(ended),
+            start: stamp(ended - Duration::from_millis(entry.duration_ms())),
             protocol: if entry.is_udp() { "udp" } else { "tcp" },
             listener: names.listener,
             address: names.address,
@@ -83,7 +83,7 @@ impl Line {
             server: names.server,
             bytes_up: entry.bytes[0],
             bytes_down: entry.bytes[1],
-            duration_ms: entry.ended_ms.wrapping_sub(entry.begun_ms),
+            duration_ms: entry.duration_ms(),
             connect_ms: entry.connect_ms(),
             first_byte_ms: entry.first_byte_ms(),
             reason: entry.ending().map_or_else(|| "unknown".into(), |ending| ending.to_string()),

@@ -12,6 +12,9 @@ use crate::{
     table::{Criteria, Direction, Kind, Record, State, flag},
 };
 
+/// Times from here on are a moment that is yet to come, milliseconds.
+const LATER: u32 = u32::MAX - 60_000;
+
 /// A connection or flow. Its keys are a contract (more may be added).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -31,8 +34,8 @@ pub struct Session {
     /// `accepted`, `connecting`, `established`, `half-closed`, `closing`.
     pub state: String,
     /// Since it was accepted, or began.
-    pub age_ms: u32,
-    /// Since anything last happened.
+    pub age_ms: u64,
+    /// Since anything last happened; after 49 days it begins anew.
     pub idle_ms: u32,
     /// Bytes that reached the server.
     pub bytes_up: u64,
@@ -55,7 +58,7 @@ pub fn all<'a>(view: &'a View<'_>, criteria: Vec<Criteria>) -> impl Iterator<Ite
             Kind::UdpFlow => true,
             _ => return None,
         };
-        let (fd, now_ms) = (Fd::from_raw(number), time::monotonic_ms() as u32);
+        let (fd, now_ms) = (Fd::from_raw(number), time::monotonic_ms());
         let record = view.table.record(fd)?;
         let generation = record.generation();
         if record.state() == State::Free
@@ -73,9 +76,10 @@ pub fn all<'a>(view: &'a View<'_>, criteria: Vec<Criteria>) -> impl Iterator<Ite
     })
 }
 
-fn facts(view: &View<'_>, fd: Fd, record: &Record, is_udp: bool, now_ms: u32) -> Option<Session> {
+fn facts(view: &View<'_>, fd: Fd, record: &Record, is_udp: bool, now_ms: u64) -> Option<Session> {
     let known = |client: SocketAddr| Some(client).filter(|client| !client.ip().is_unspecified());
-    let since = |ms: u32| (now_ms.wrapping_sub(ms) as i32).max(0) as u32;
+    // What happened may be a little later than our idea of now.
+    let since = |ms: u32| Some((now_ms as u32).wrapping_sub(ms)).filter(|ms| *ms < LATER).unwrap_or_default();
     let mut session = Session {
         state: state(record).into(),
         idle_ms: since(record.active_ms()),
@@ -86,12 +90,12 @@ fn facts(view: &View<'_>, fd: Fd, record: &Record, is_udp: bool, now_ms: u32) ->
     if is_udp {
         let facts = view.table.udp_facts(fd)?;
         session.protocol = "udp".into();
-        session.age_ms = now_ms.wrapping_sub(facts.opened_ms());
+        session.age_ms = record.age_ms(facts.opened_ms(), now_ms);
         [session.bytes_up, session.bytes_down] = Direction::BOTH.map(|way| facts.bytes(way));
     } else {
         let facts = view.table.facts(fd, record);
         session.protocol = "tcp".into();
-        session.age_ms = now_ms.wrapping_sub(view.table.accepted_ms(fd, record));
+        session.age_ms = record.age_ms(view.table.accepted_ms(fd, record), now_ms);
         [session.bytes_up, session.bytes_down] =
             Direction::BOTH.map(|way| facts.map_or(0, |facts| facts.bytes(way)));
     }
