@@ -111,6 +111,7 @@ const MATRIX: &[(&str, Servers, Scenario)] = &[
     ("A:drain.part:2", ONE, slow_readers),
     ("A:drain.all:1", ONE, life),
     ("A:drain.all:3", ONE, life),
+    ("A:drain.all:4", ONE, last_answer),
     ("A:drain.forgotten:1", ONE, life),
     ("A:drain.forgotten:3", ONE, life),
     ("A:end.seen:1", ONE, last_words),
@@ -372,9 +373,10 @@ fn tell(stream: &TcpStream, length: usize) -> thread::JoinHandle<()> {
     })
 }
 
-/// Both sides of these connections say so much, and read after a while, to the end.
+/// Both sides of these connections say so much, and read after a while, to the end; and so much is told in the end.
 #[track_caller]
 fn converse(world: &World, clients: Vec<TcpStream>, length: usize, wait: impl FnOnce()) {
+    let addresses: Vec<_> = clients.iter().map(|client| client.local_addr().expect("address")).collect();
     let mut tellers: Vec<_> = clients.iter().map(|client| tell(client, length)).collect();
     let servers: Vec<_> = clients.iter().map(|_| world.server_end()).collect();
     tellers.extend(servers.iter().map(|server| tell(server, length)));
@@ -385,6 +387,10 @@ fn converse(world: &World, clients: Vec<TcpStream>, length: usize, wait: impl Fn
         assert_eq!(reader.join().expect("the reader").expect("an end, no reset"), length);
     }
     tellers.into_iter().for_each(|teller| teller.join().expect("the teller"));
+    for address in addresses {
+        let line = world.log.line_of(address);
+        assert_eq!((line.bytes_up, line.bytes_down), (length as u64, length as u64), "{line:?}");
+    }
 }
 
 /// A client's datagrams, until all have died who are to, and some more: whatever is answered comes from
@@ -483,6 +489,19 @@ fn slow_readers(world: &World) {
 fn last_words(world: &World) {
     world.server.narrow();
     converse(world, vec![narrow_client()], LITTLE, || world.until_buried());
+}
+
+/// The answer to one who says no more: when the heir looks, the server's socket is closed and all is passed on.
+fn last_answer(world: &World) {
+    let (mut client, mut server) = (connect(at(LISTEN)), world.server_end());
+    client.write_all(b"ask").expect("write");
+    client.shutdown(Shutdown::Write).expect("shutdown");
+    assert_eq!(read_all(&mut server).expect("an end"), b"ask");
+    server.write_all(b"answer").expect("write");
+    drop(server);
+    assert_eq!(read_all(&mut client).expect("an end, no reset"), b"answer");
+    let line = world.log.line_of(client.local_addr().expect("address"));
+    assert_eq!((line.bytes_up, line.bytes_down), (3, 6), "{line:?}");
 }
 
 /// A connection that has nothing in flight when the second pool dies.

@@ -167,12 +167,11 @@ impl Tcp {
             };
             let finding = positions::audit(lane, record, direction, (source, sink));
             let counters = &lane.block().counters;
-            let count = if matches!(finding, Ok(Finding::Uncounted)) {
-                &counters.unaudited
-            } else {
-                &counters.audits
-            };
-            count.add(1);
+            match finding {
+                Err(ref error) if would_block(error) => {}
+                Ok(Finding::Uncounted) => counters.unaudited.add(1),
+                _ => counters.audits.add(1),
+            }
             match finding {
                 Ok(Finding::Whole { written }) => {
                     if let Some(facts) = lane.table.facts(client, record) {
@@ -180,8 +179,8 @@ impl Tcp {
                     }
                 }
                 Ok(Finding::Broken | Finding::Uncounted) => {}
-                // Too busy to be read: it is not the one that died.
-                Err(error) if would_block(&error) => {}
+                // Too busy to be read. Between two turns the positions agree whenever it is: at the next one then.
+                Err(error) if would_block(&error) => record.set(flag::UNAUDITED),
                 Ok(Finding::UrgentTwice) => drop(urgent::take(source)),
                 Ok(Finding::Mismatch { read, residue, written }) => {
                     let listener = record.listener();
