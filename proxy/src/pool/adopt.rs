@@ -71,7 +71,7 @@ impl Worker {
                     self.migrate(fd, tag.kind, &[]);
                 }
             }
-            self.beat_now_and_then(number);
+            self.beat_now_and_then();
         }
     }
 
@@ -111,7 +111,7 @@ impl Worker {
                     fault::point(Point::AdoptReplaying);
                     self.dispatch(token, event.mask);
                 }
-                self.beat_now_and_then(index);
+                self.beat_now_and_then();
             }
         }
     }
@@ -144,7 +144,7 @@ impl Worker {
                     None | Some(Token::Bell) => {}
                     Some(token) => self.dispatch(token, event.mask),
                 }
-                self.beat_now_and_then(index);
+                self.beat_now_and_then();
             }
         }
     }

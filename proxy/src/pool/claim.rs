@@ -35,11 +35,11 @@ impl Worker {
         self.await_decision();
         fault::point(Point::ClaimGranted);
         let now_ms = self.now_ms();
-        for (index, Claimed { client, generation, is_sound }) in claimed.into_iter().enumerate() {
+        for Claimed { client, generation, is_sound } in claimed {
             if let Some(state) = self.tcp.carry_on(&self.lane, client, generation, is_sound, now_ms) {
                 self.lane.block().counters.adopted[state as usize].add(1);
             }
-            self.beat_now_and_then(index);
+            self.beat_now_and_then();
         }
     }
 
@@ -58,7 +58,7 @@ impl Worker {
                 }
                 _ => {}
             }
-            self.beat_now_and_then(number);
+            self.beat_now_and_then();
         }
         claimed
     }

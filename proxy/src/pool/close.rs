@@ -46,7 +46,7 @@ impl Worker {
         while closing.next < end && closing.closed < most {
             closing.closed += u64::from(self.close_one(closing.next, &closing.criteria));
             closing.next += 1;
-            self.beat_now_and_then(closing.next);
+            self.beat_now_and_then();
         }
         if closing.next < tags.len() {
             self.closing = Some(closing);

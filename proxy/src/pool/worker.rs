@@ -29,8 +29,8 @@ use super::{Pool, close::Closing};
 const WALK_MS: u64 = 1000;
 /// Ticks that it takes while registrations are moved: pools may die again soon.
 const MIGRATION_TICKS: u64 = 8;
-/// Events between two looks at the clock.
-const EVENTS_PER_BEAT: usize = 16;
+/// Steps of a long job, such as events, between two looks at the clock.
+const STEPS_PER_BEAT: u32 = 16;
 
 pub(super) struct Worker {
     pub(super) pool: &'static Pool,
@@ -41,6 +41,8 @@ pub(super) struct Worker {
     now_ns: u64,
     lease_ends_ns: u64,
     next_tick_ns: u64,
+    /// Steps since the last look at the clock.
+    steps: u32,
     /// Where the walk over the tags goes on.
     walked: usize,
     /// Adopted epoll sets.
@@ -74,6 +76,7 @@ impl Worker {
             now_ns: 0,
             lease_ends_ns: 0,
             next_tick_ns: 0,
+            steps: 0,
             walked: 0,
             beside: Vec::new(),
             migrating_from: None,
@@ -96,7 +99,7 @@ impl Worker {
                 if let Some(token) = Token::decode(event.data) {
                     self.dispatch(token, event.mask);
                 }
-                self.beat_now_and_then(index);
+                self.beat_now_and_then();
             }
             self.on_sets_beside();
             self.tcp.run_turns(&self.lane, self.now_ms());
@@ -113,7 +116,11 @@ impl Worker {
         match token {
             Token::Client { .. } | Token::Upstream { .. } => self.tcp.on_event(lane, token, mask, now_ms),
             Token::UdpFlow { fd, generation } => self.udp.on_flow(lane, fd, generation, now_ms),
-            Token::Listener(slot) => self.on_listener(slot, now_ms),
+            Token::Listener(slot) => {
+                self.on_listener(slot, now_ms);
+                // One event of it is a whole batch of connections or datagrams.
+                self.beat();
+            }
             Token::Bell => {
                 bell::silence(lane.block().bell.fd());
                 self.park();
@@ -143,6 +150,7 @@ impl Worker {
     /// memory that the kernel program reads on other CPUs are not free.
     fn beat(&mut self) {
         self.now_ns = time::monotonic_ns();
+        self.steps = 0;
         let lease_ns = self.lane.config.lease.as_nanos() as u64;
         let deadline_ns = self.now_ns + lease_ns;
         if deadline_ns - self.lease_ends_ns >= lease_ns / 8 {
@@ -151,16 +159,17 @@ impl Worker {
         }
     }
 
-    /// The heartbeat, once in so many steps of a long job.
-    pub(super) fn beat_now_and_then(&mut self, step: usize) {
-        if step % EVENTS_PER_BEAT == EVENTS_PER_BEAT - 1 {
+    /// The heartbeat, once in so many steps of a long job. To be called after each.
+    pub(super) fn beat_now_and_then(&mut self) {
+        self.steps += 1;
+        if self.steps >= STEPS_PER_BEAT {
             self.beat();
         }
     }
 
     fn tick(&mut self) {
         let now_ms = self.now_ms();
-        self.tcp.tick(&self.lane, now_ms);
+        self.tcp.tick(&self.lane);
         self.udp.tick(&self.lane);
         self.walk(now_ms);
         self.look_for_order();
@@ -192,15 +201,14 @@ impl Worker {
             }
             if !from.is_empty() {
                 self.migrate(fd, tag.kind, &from);
-                self.beat_now_and_then(number);
             }
-            // What is late may be a great deal of work, at a moment that clients choose.
-            self.beat_now_and_then(number);
             match tag.kind {
                 Kind::Client => self.tcp.expire_one(&self.lane, fd, now_ms),
                 Kind::UdpFlow => drop(self.udp.expire_one(&self.lane, fd, now_ms)),
                 _ => {}
             }
+            // What is late may be a great deal of work, at a moment that clients choose.
+            self.beat_now_and_then();
         }
         self.walked = end;
         if end < tags.len() {

@@ -91,6 +91,27 @@ fn and_has_its_whole_share_in_the_end() {
     until_true("it has half of all", || share(&proxy, 20) == 10.0);
 }
 
+/// However many connects run out of time at once, the worker goes round between, and its lease goes on.
+#[test]
+fn many_late_connects_do_not_hold_a_worker_up() {
+    /// What one turn ends of them at most (`EXPIRED_AT_ONCE`).
+    const AT_ONCE: usize = 16;
+    const LATE: usize = 40 * AT_ONCE;
+    isolate();
+    let _hole = BlackHole::start(A);
+    // With this lease a worker has two ticks a second.
+    let text = settings("connect_timeout = \"4s\"\nretries = 0", &[(A, "")]);
+    let builder = Proxy::builder().settings(&text).flag("--workers", "1").flag("--lease", "2s");
+    let proxy = builder.flag("--fence-after", "10s").start();
+    let _clients: Vec<_> = (0..LATE).map(|_| connect(at(LISTEN))).collect();
+    proxy.until_metric("proxy_upstream_server_connections", &[], LATE as f64);
+    let turns = || proxy.metrics().sum("proxy_worker_turns_total", &[("pool", PRIMARY)]);
+    let before = turns();
+    proxy.until_metric(FAILURES, &[("reason", "timeout")], LATE as f64);
+    let turns = turns() - before;
+    assert!(turns >= (LATE / AT_ONCE) as f64, "{turns} turns");
+}
+
 /// Each upstream has its own limit on connecting, whatever was begun before.
 #[test]
 fn a_short_connect_timeout_does_not_wait_for_a_long_one() {

@@ -27,6 +27,9 @@ use crate::{
 
 use super::{Deadline, Tcp, await_connect, header, own_record, queue};
 
+/// Connects that fail for being late before the next look at the events: each may be the begin of another.
+const EXPIRED_AT_ONCE: usize = 16;
+
 /// What came of trying to connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Attempt {
@@ -163,23 +166,31 @@ impl Tcp {
         self.connect(lane, client, record, now_ms);
     }
 
-    /// Connects that have run out of time fail.
+    /// Connects that have run out of time fail, so many at once.
     pub(super) fn expire_connects(&mut self, lane: &Lane, now_ms: u32) {
-        while let Some(deadline) = self.connecting.front().copied() {
-            let is_due = now_ms.wrapping_sub(deadline.at_ms) < u32::MAX / 2;
-            let record = own_record(lane, deadline.client, deadline.generation)
-                .filter(|record| record.state() == State::Connecting);
-            match record {
-                Some(_) if !is_due => return,
-                Some(record) if runs_out(lane, record) == deadline.at_ms => {
-                    self.connecting.pop_front();
-                    self.give_up(lane, deadline.client, record, ConnectFailure::Timeout, now_ms);
-                    self.connect(lane, deadline.client, record, now_ms);
-                }
-                // Connected, gone, or connecting to another server since.
-                _ => drop(self.connecting.pop_front()),
-            }
+        for _ in 0..EXPIRED_AT_ONCE {
+            self.may_be_late = self.may_be_late && self.expire_connect(lane, now_ms);
         }
+    }
+
+    /// The first one fails if it has run out of time. Answers whether the next one may have.
+    fn expire_connect(&mut self, lane: &Lane, now_ms: u32) -> bool {
+        let Some(Deadline { client, generation, at_ms }) = self.connecting.front().copied() else {
+            return false;
+        };
+        let is_due = now_ms.wrapping_sub(at_ms) < u32::MAX / 2;
+        let record =
+            own_record(lane, client, generation).filter(|record| record.state() == State::Connecting);
+        if record.is_some() && !is_due {
+            return false;
+        }
+        self.connecting.pop_front();
+        // Else it is connected, gone, or connecting to another server since.
+        if let Some(record) = record.filter(|record| runs_out(lane, record) == at_ms) {
+            self.give_up(lane, client, record, ConnectFailure::Timeout, now_ms);
+            self.connect(lane, client, record, now_ms);
+        }
+        true
     }
 
     /// Counts a failed server and forgets the connection to it.

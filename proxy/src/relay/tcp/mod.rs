@@ -37,6 +37,8 @@ use turns::{Turn, Turns};
 
 /// Turns between two heartbeats: 6 MB at most, a few milliseconds.
 const TURNS_PER_BEAT: usize = 16;
+/// Halves that wait for a pipe and try again at a tick. Where more wait than that, pipes are short for longer.
+const WOKEN_PER_TICK: usize = 1024;
 
 /// A connect that may run out of time.
 #[derive(Clone, Copy)]
@@ -57,6 +59,10 @@ pub struct Tcp {
     waiting: Turns,
     /// In the order in which they run out.
     connecting: VecDeque<Deadline>,
+    /// Whether some of them may have.
+    may_be_late: bool,
+    /// Listeners whose sockets all workers share, and that are to be looked at.
+    untended: VecDeque<u32>,
     /// Slots of listening sockets that are not looked at because no descriptor was left.
     paused: Vec<u32>,
 }
@@ -71,13 +77,15 @@ impl Tcp {
             turns: Turns::default(),
             waiting: Turns::default(),
             connecting: VecDeque::new(),
+            may_be_late: false,
+            untended: VecDeque::new(),
             paused: Vec::new(),
         }
     }
 
     /// Whether there is work that no event will tell of.
     pub fn has_turns(&self) -> bool {
-        self.turns.len() > 0 || self.queues.is_ready()
+        self.turns.len() > 0 || self.queues.is_ready() || self.may_be_late || !self.untended.is_empty()
     }
 
     /// An event of a connection's socket to its client or to its server.
@@ -201,27 +209,32 @@ impl Tcp {
     }
 
     /// Gives halves that wait a turn each, as many as were waiting at the call and no more than the
-    /// heartbeat allows; the others have theirs after the next look at the events. Then connections that wait for
-    /// a server, likewise.
+    /// heartbeat allows; the others have theirs after the next look at the events. Then, likewise, connects that are
+    /// late, connections that wait for a server, and shared listening sockets: each may be a great deal of work, at a
+    /// moment that clients or servers choose.
     pub fn run_turns(&mut self, lane: &Lane, now_ms: u32) {
         for _ in 0..self.turns.len().min(TURNS_PER_BEAT) {
             if let Some(turn) = self.turns.pop() {
                 self.resume(lane, turn, now_ms);
             }
         }
+        self.expire_connects(lane, now_ms);
         self.serve_queues(lane, now_ms);
+        self.tend_shared(lane, now_ms);
     }
 
-    /// What is due now and then: pipes, connects out of time, listening sockets to try again.
-    pub fn tick(&mut self, lane: &Lane, now_ms: u32) {
+    /// What is due now and then: pipes, and listening sockets to try again. What may be long is for the turns that follow.
+    pub fn tick(&mut self, lane: &Lane) {
         self.pipes.collect(lane);
-        while let Some(turn) = self.waiting.pop() {
-            self.turns.push(turn);
+        for _ in 0..self.waiting.len().min(WOKEN_PER_TICK) {
+            self.waiting.pop().into_iter().for_each(|turn| self.turns.push(turn));
         }
-        self.expire_connects(lane, now_ms);
-        self.tick_queues(lane, now_ms);
+        self.may_be_late = !self.connecting.is_empty();
+        self.try_queues();
         self.unpause(lane);
-        self.tend_shared(lane, now_ms);
+        if self.untended.is_empty() {
+            self.untended.extend(shared::all(lane));
+        }
     }
 
     /// Resets the connection at `client` because an administrator wants it. Answers whether it is this worker's.

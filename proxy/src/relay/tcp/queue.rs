@@ -33,8 +33,8 @@ pub(super) struct Queues {
     /// By number of the upstream.
     queues: Vec<VecDeque<Waiter>>,
     len: usize,
-    /// Upstreams whose first one is to be tried.
-    ready: Vec<usize>,
+    /// Upstreams whose first one is to be tried, in turn.
+    ready: VecDeque<usize>,
 }
 
 impl Queues {
@@ -84,7 +84,7 @@ impl Queues {
     /// There may be room for the first one.
     fn set_ready(&mut self, upstream: usize) {
         if self.is_waited(upstream) && !self.ready.contains(&upstream) {
-            self.ready.push(upstream);
+            self.ready.push_back(upstream);
         }
     }
 
@@ -163,49 +163,36 @@ impl Tcp {
         }
     }
 
-    /// Serves those who may have room now.
+    /// Has the first ones of all queues tried: other workers may have freed places, and they may have waited for too long.
+    pub(super) fn try_queues(&mut self) {
+        self.queues.waited().into_iter().for_each(|upstream| self.queues.set_ready(upstream));
+    }
+
+    /// Serves those who may have room now, and turns away those who have waited for too long; so many at once, one of
+    /// each upstream after the other.
     pub(super) fn serve_queues(&mut self, lane: &Lane, now_ms: u32) {
-        for upstream in std::mem::take(&mut self.queues.ready) {
-            if self.serve(lane, upstream, now_ms) {
+        for _ in 0..AT_ONCE {
+            let Some(upstream) = self.queues.ready.pop_front() else { return };
+            if self.serve_first(lane, upstream, now_ms) {
                 self.queues.set_ready(upstream);
             }
         }
     }
 
-    /// Serves the first ones at an upstream. Answers whether there may be room for more.
-    fn serve(&mut self, lane: &Lane, upstream: usize, now_ms: u32) -> bool {
-        for _ in 0..AT_ONCE {
-            let Some(Waiter { client, generation, .. }) = self.queues.first(upstream) else { return false };
-            let record = own_record(lane, client, generation).filter(|record| record.has(flag::QUEUED));
-            match record {
-                None => self.queues.forget_first(upstream),
-                Some(record) if self.try_connect(lane, client, record, now_ms) == Attempt::Over => {}
-                Some(record) => match refusal(lane, record, upstream, now_ms) {
-                    None => return false,
-                    Some(refusal) => self.reject(lane, client, record, refusal),
-                },
-            }
+    /// Serves the first one at an upstream. Answers whether there may be room for the next.
+    fn serve_first(&mut self, lane: &Lane, upstream: usize, now_ms: u32) -> bool {
+        let Some(Waiter { client, generation, .. }) = self.queues.first(upstream) else { return false };
+        let Some(record) = own_record(lane, client, generation).filter(|record| record.has(flag::QUEUED))
+        else {
+            self.queues.forget_first(upstream);
+            return true;
+        };
+        if self.try_connect(lane, client, record, now_ms) == Attempt::Over {
+            return true;
         }
-        true
-    }
-
-    /// Turns away those who have waited for too long, and tries the first of the others.
-    pub(super) fn tick_queues(&mut self, lane: &Lane, now_ms: u32) {
-        for upstream in self.queues.waited() {
-            while let Some(Waiter { client, generation, .. }) = self.queues.first(upstream) {
-                let record = own_record(lane, client, generation).filter(|record| record.has(flag::QUEUED));
-                match record {
-                    None => self.queues.forget_first(upstream),
-                    Some(record) => match refusal(lane, record, upstream, now_ms) {
-                        // That is said when it has been tried.
-                        None | Some(Rejection::ServersFull) => break,
-                        Some(refusal) => self.reject(lane, client, record, refusal),
-                    },
-                }
-            }
-            self.queues.set_ready(upstream);
-        }
-        self.serve_queues(lane, now_ms);
+        let refusal = refusal(lane, record, upstream, now_ms);
+        refusal.into_iter().for_each(|refusal| self.reject(lane, client, record, refusal));
+        refusal.is_some()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Listening sockets that all workers of both pools share: unix ones, which the kernel does not steer. A worker takes
 //! what waits there if the steering policy would choose its seat now; the sets of the others do not have the
-//! socket. Each looks once a tick, so that nothing waits for longer than a lease and a tick.
+//! socket. Each looks once a tick, a socket a turn, so that nothing waits for longer than a lease and a tick.
 
 use std::io;
 
@@ -22,20 +22,22 @@ pub fn is_shared(lane: &Lane, listener: u32) -> bool {
     listener.is_some_and(|listener| listener.address.path.is_some())
 }
 
+/// All listeners whose sockets are shared.
+pub(super) fn all(lane: &Lane) -> impl Iterator<Item = u32> {
+    (0..lane.config.listeners.len() as u32).filter(|listener| is_shared(lane, *listener))
+}
+
 impl Tcp {
-    /// Looks at all of them, and listens to them from now on or does not.
+    /// Looks at the next one, and listens to it from now on or does not.
     pub(super) fn tend_shared(&mut self, lane: &Lane, now_ms: u32) {
-        let is_turn = is_turn(lane);
-        for listener in (0..lane.config.listeners.len() as u32).filter(|listener| is_shared(lane, *listener))
-        {
-            let slot = slot::index(listener, 0, 0, lane.config.workers);
-            let Some(socket) = lane.sockets.get(slot as usize).copied() else { continue };
-            if !is_turn {
-                epoll::remove(lane.set, socket);
-            } else if is_in(lane.set, socket, Token::Listener(slot)) {
-                // One that was told of a connection may have died of it, or hang.
-                self.on_listener(lane, slot, listener, now_ms);
-            }
+        let Some(listener) = self.untended.pop_front() else { return };
+        let slot = slot::index(listener, 0, 0, lane.config.workers);
+        let Some(socket) = lane.sockets.get(slot as usize).copied() else { return };
+        if !is_turn(lane) {
+            epoll::remove(lane.set, socket);
+        } else if is_in(lane.set, socket, Token::Listener(slot)) {
+            // One that was told of a connection may have died of it, or hang.
+            self.on_listener(lane, slot, listener, now_ms);
         }
     }
 }
