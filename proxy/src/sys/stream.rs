@@ -41,13 +41,36 @@ struct Info {
 /// # Errors
 /// Not a TCP socket, or a kernel before 4.1; `WouldBlock` if the connection never rests.
 pub fn counters(socket: Fd) -> io::Result<StreamCounters> {
+    at_rest(socket, of_both)
+}
+
+/// The same, as far as they tell what was written: however fast the peer sends meanwhile. What they tell of received
+/// bytes may be of different moments.
+///
+/// # Errors
+/// As [`counters`].
+pub fn counters_of_sink(socket: Fd) -> io::Result<StreamCounters> {
+    at_rest(socket, of_sink)
+}
+
+/// What must not change while the counters of both directions are read.
+fn of_both(info: &Info) -> impl PartialEq + use<> {
+    (info.state, info.bytes_acked, info.bytes_received)
+}
+
+/// The same for the one direction.
+fn of_sink(info: &Info) -> impl PartialEq + use<> {
+    (info.state, info.bytes_acked)
+}
+
+/// Reads them until nothing that matters has changed meanwhile.
+fn at_rest<T: PartialEq>(socket: Fd, matters: impl Fn(&Info) -> T) -> io::Result<StreamCounters> {
     for _ in 0..TRIES {
         let before = info(socket)?;
         let unread = queued(socket, libc::FIONREAD)?;
         let unacknowledged = queued(socket, libc::TIOCOUTQ)?;
         let after = info(socket)?;
-        let facts = |info: &Info| (info.state, info.bytes_acked, info.bytes_received);
-        if facts(&before) == facts(&after) {
+        if matters(&before) == matters(&after) {
             return Ok(StreamCounters {
                 state: after.state,
                 received: after.bytes_received,
@@ -79,4 +102,21 @@ fn queued(socket: Fd, request: libc::Ioctl) -> io::Result<u64> {
     // SAFETY: both requests write one int (tcp(7)).
     check(unsafe { libc::ioctl(socket.raw(), request, &mut count) })?;
     Ok(count.max(0) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_received_meanwhile_is_nothing_to_what_was_written() {
+        // SAFETY: plain integers, as in `info`.
+        let info: Info = unsafe { std::mem::zeroed() };
+        let (received, acked) = (Info { bytes_received: 9, ..info }, Info { bytes_acked: 9, ..info });
+        let closing = Info { state: 4, ..info };
+        assert!(of_sink(&info) == of_sink(&received) && of_both(&info) != of_both(&received));
+        for other in [acked, closing] {
+            assert!(of_sink(&info) != of_sink(&other) && of_both(&info) != of_both(&other));
+        }
+    }
 }

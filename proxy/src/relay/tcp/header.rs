@@ -117,7 +117,8 @@ pub(super) fn send(lane: &Lane, client: Fd, record: &Record, upstream: Fd) -> io
     }
     let version = ProxyVersion::of_number(version as u8).ok_or(io::ErrorKind::InvalidData)?;
     let bytes = build(lane, client, record, version);
-    let sent = match stream::counters(upstream) {
+    // A server may send all the time, before it has got the header.
+    let sent = match stream::counters_of_sink(upstream) {
         Ok(counters) => positions::written(&counters, true) as usize,
         // Nobody counts what goes to a unix socket. This one is this worker's own: see `is_in_doubt`.
         Err(error) if is_unsupported(&error) => 0,
