@@ -110,6 +110,7 @@ points! {
     MoveEmpty = "move.empty",
     MoveDone = "move.done",
     EstateLeft = "estate.left",
+    PlacesKept = "places.kept",
     SweepCutting = "sweep.cutting",
     SweepCut = "sweep.cut",
     SweepListed = "sweep.listed",

@@ -20,7 +20,7 @@ use proxy_tests::proxy::Proxy;
 use proxy_tests::servers::{self, PATIENCE, read_all, reset};
 use proxy_tests::status::Status;
 use proxy_tests::wait::{until, until_true};
-use proxy_tests::{PRIMARY, STANDBY, pattern};
+use proxy_tests::{PRIMARY, STANDBY, faulty, pattern};
 use socket2::{Domain, SockRef, Socket, Type};
 
 const LISTEN: &str = "127.0.0.1:8080";
@@ -382,4 +382,24 @@ fn a_place_that_cannot_be_is_told() {
     let settings = settings("[access_log]\npath = \"/nonexistent/access.log\"\n", "");
     let builder = Proxy::builder().settings(&settings);
     builder.fails().says(1, &["cannot open the access log /nonexistent/access.log", "make its directory"]);
+}
+
+/// Who hangs between telling of an end and noting that is killed at a stop, which tells of what is open.
+#[test]
+fn an_end_that_was_told_is_not_told_again_at_a_stop() {
+    // Outside the namespace: building may need the network.
+    let binary = faulty::binary();
+    isolate();
+    let (_server, accepted) = servers::Tcp::handing_over(SERVER);
+    let log = AccessLog::new();
+    let builder = Proxy::builder().binary(&binary).env(faulty::VARIABLE, "primary:log.pushed:1:stop");
+    let proxy = builder.settings(&settings(&log.settings(), "")).flag("--fence-after", "1m").start();
+    let (client, _server_end) = clients::pair(at(LISTEN), &accepted);
+    reset(client).expect("linger");
+    until_true("it hangs", || proxy.log().contains("fault: primary stops at log.pushed"));
+    log.until_lines(1);
+    proxy.verb(&["stop", "--now"]).says(0, &[]);
+    proxy.wait_end();
+    let reasons: Vec<_> = log.lines().into_iter().map(|line| line.reason).collect();
+    assert_eq!(reasons, ["client_reset"]);
 }

@@ -126,7 +126,8 @@ const MATRIX: &[(&str, Servers, Scenario)] = &[
     ("A:log.pushed:1", ONE, last_words),
     ("A:log.pushed:1", ONE, reset_by_client),
     ("A:log.pushed:1", ONE, a_flow_that_ends),
-    ("A:log.pushed:1,B:log.pushed:1", ONE, last_words),
+    ("A:log.pushed:1,B:log.pushed:1", ONE, resets),
+    ("A:log.pushed:1,B:places.kept:1", ONE, resets),
     ("A:close.forgotten:1", ONE, last_words),
     ("A:close.tagged:1", ONE, last_words),
     ("A:close.tagged:2", ONE, last_words),
@@ -173,6 +174,7 @@ const MATRIX: &[(&str, Servers, Scenario)] = &[
     ("A:drain.part:1,B:fill.held:1", ONE, slow_readers),
     ("A:drain.part:1,B:drain.forgotten:1", ONE, slow_readers),
     ("A:urgent.written:1,B:adopt.unaudited:1", ONE, urgent),
+    ("A:fill.filled:2,B:places.kept:1", ONE, life),
     ("A:fill.filled:2,B:estate.left:1", ONE, life),
     ("A:close.forgotten:1,B:sweep.cutting:1", ONE, last_words),
     ("A:close.forgotten:1,B:sweep.cut:1", ONE, last_words),
@@ -587,6 +589,16 @@ fn reset_by_client(world: &World) {
     let (client, mut server) = world.pair();
     reset(client).expect("reset");
     assert_reset(&mut server);
+}
+
+/// One after the other; of those that are to die each has one.
+fn resets(world: &World) {
+    let pairs: Vec<_> = world.faults.iter().map(|_| world.pair()).collect();
+    for (fault, (client, mut server)) in pairs.into_iter().enumerate() {
+        reset(client).expect("reset");
+        assert_reset(&mut server);
+        world.until_struck(fault);
+    }
 }
 
 fn reset_by_server(world: &World) {

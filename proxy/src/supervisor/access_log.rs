@@ -113,6 +113,7 @@ fn tell_cut(table: &Table, config: &Config, (epoch, why): (u32, Ending), may_wai
     if config.access_log.is_none() {
         return true;
     }
+    table.note_told(epoch);
     let (ring, counters) = (table.supervisors_log_ring(), &table.supervisor().log);
     for (number, cell) in (0..).zip(table.tags()) {
         let (fd, tag) = (Fd::from_raw(number), cell.get());

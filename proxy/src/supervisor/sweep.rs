@@ -96,15 +96,22 @@ fn break_off(fd: Fd) {
     }
 }
 
-/// What a dead worker had open to servers is what its heirs are about to count in.
+/// What a dead worker had open to servers is what its heirs are about to count in. The twin of a supervisor that died
+/// in the middle of a move sets what was to be set, and adds nothing again.
 fn keep_places(table: &Table, seat: u32, worker: u32) {
-    let kept = table.inherited_servers().iter().zip(table.server_counters(seat, worker));
-    for ((kept, left), _) in kept.zip(table.servers()).filter(|(_, cell)| cell.presence() != Presence::Vacant)
-    {
-        kept.open.set(kept.open.get() + left.open.get());
+    let (lane, moving) = (table.lane(seat, worker), &table.supervisor().moving_places);
+    let (kept, left) = (table.inherited_servers(), table.server_counters(seat, worker));
+    let used = (0..).zip(table.servers()).filter(|(_, cell)| cell.presence() != Presence::Vacant);
+    for (server, _) in used {
+        let (kept, left) = (&kept[server].open, &left[server].open);
+        if left.get() > 0 {
+            kept.set(moving.begin(lane, server, || kept.get() + left.get()));
+            fault::point(Point::PlacesKept);
+            // Who sees this at 0 sees the other one: see `Table::open_to`.
+            fence(Release);
+            left.set(0);
+        }
     }
-    // Who sees the gauges at 0 sees these: see `Table::open_to`.
-    fence(Release);
 }
 
 /// Everything that dead workers left is adopted, or cut: it is counted where it is.
@@ -114,9 +121,10 @@ pub fn forget_places(table: &Table) {
     kept.for_each(|(kept, _)| kept.open.set(0));
 }
 
-/// Sets a dead pool's gauges to 0 (who adopts its flows counts them again), and says that its workers
+/// Notes what a dead pool's workers have told the access log, sets its gauges to 0 (who adopts its flows counts them again), and says that its workers
 /// open and use nothing any more. The places that its flows have at servers stay taken until [`forget_places`].
 pub fn clear_workers(table: &Table, seat: u32) {
+    table.note_told(table.seat(seat).epoch.load(Relaxed));
     for worker in 0..table.dimensions().workers as u32 {
         keep_places(table, seat, worker);
         let block = table.worker(seat, worker);
@@ -125,14 +133,17 @@ pub fn clear_workers(table: &Table, seat: u32) {
         let listeners = table.listener_counters(seat, worker).iter();
         let listeners =
             listeners.flat_map(|counters| [&counters.open, &counters.open_in_group, &counters.waiting]);
-        let servers = table.used_server_counters(seat, worker).map(|counters| &counters.open);
-        gauges.into_iter().chain(listeners).chain(servers).for_each(|gauge| gauge.set(0));
+        gauges.into_iter().chain(listeners).for_each(|gauge| gauge.set(0));
         block.pipe_gifts.iter().for_each(|gift| gift.set(0));
         block.opening.store(0, SeqCst);
         block.parked.store(0, SeqCst);
         block.using.store(0, SeqCst);
+        // Before anybody adopts, though with source limits it takes 0.3 ms a worker the first time, and 0.03 later
+        // (512 KiB, and the faults of its pages): after that it would clear what the seat's next pool has adopted, and
+        // until then count the rest twice, and turn clients away who may come.
         table.sources().clear(table.lane(seat, worker));
     }
+    table.supervisor().moving_places.finish();
 }
 
 /// Looks for sockets and pipes that no pool's tag names, when everything that dead pools left was swept:

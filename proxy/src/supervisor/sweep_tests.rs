@@ -91,4 +91,49 @@ fn places_at_servers_stay_taken_until_all_is_adopted() {
     }
     forget_places(&table);
     assert_eq!(table.open_to(1), 1);
+    clear_workers(&table, 1);
+    assert_eq!(table.open_to(1), 1);
+}
+
+/// The steps of a move, and a supervisor that dies after each.
+#[test]
+fn places_are_moved_once_whoever_dies_in_the_middle() {
+    let dimensions = Dimensions {
+        descriptors: 64,
+        workers: 2,
+        listeners: 1,
+        upstreams: 1,
+        servers: 2,
+        counts_sources: false,
+    };
+    for died_after in 0..4 {
+        let (_, table) = Table::create(dimensions).unwrap();
+        table.servers().iter().for_each(|cell| cell.set_presence(Presence::Retired));
+        let (kept, moving) = (table.inherited_servers(), &table.supervisor().moving_places);
+        let left = |worker: u32, server: usize| &table.server_counters(0, worker)[server].open;
+        for (worker, server, count) in [(0, 1, 2), (1, 0, 4), (1, 1, 8)] {
+            left(worker, server).set(count);
+        }
+        kept[1].open.set(1);
+        // The first gauge is moved; of the second one these steps are done.
+        let first = moving.begin(table.lane(0, 0), 1, || 3);
+        kept[1].open.set(first);
+        left(0, 1).set(0);
+        if died_after > 0 {
+            moving.begin(table.lane(0, 1), 0, || 4);
+        }
+        if died_after > 1 {
+            kept[0].open.set(4);
+        }
+        if died_after > 2 {
+            left(1, 0).set(0);
+        }
+        clear_workers(&table, 0);
+        assert_eq!([kept[0].open.get(), kept[1].open.get()], [4, 11], "died after {died_after}");
+        assert_eq!((table.open_to(0), table.open_to(1)), (4, 11));
+        // The next death of the same pool's is another one.
+        left(1, 0).set(1);
+        clear_workers(&table, 0);
+        assert_eq!(table.open_to(0), 5);
+    }
 }

@@ -121,10 +121,6 @@ impl LogEntry {
     pub fn is_udp(&self) -> bool {
         self.is_udp != 0
     }
-
-    fn is_of(&self, fd: Fd, record: &Record) -> bool {
-        (self.fd, self.generation) == (fd.raw(), record.generation())
-    }
 }
 
 /// What its writer has counted of a ring.
@@ -204,12 +200,9 @@ impl LogRing {
         counters.entries.add(1);
     }
 
-    /// Whether the last entry is of this flow: its writer may have died before it noted that.
-    fn ends_with(&self, fd: Fd, record: &Record) -> bool {
-        match self.cursor.head.load(Acquire) {
-            0 => false,
-            head => self.read(head.wrapping_sub(1)).is_of(fd, record),
-        }
+    /// The newest entry; what was not written yet is of no flow.
+    fn newest(&self) -> LogEntry {
+        self.read(self.cursor.head.load(Acquire).wrapping_sub(1))
     }
 
     /// The oldest entries that were not read, at most so many; by the ring's one reader, who says
@@ -253,25 +246,33 @@ impl Table {
         LogRing::new(&cursors[place], self.memory.slice(offset, RING_ENTRIES))
     }
 
-    /// Tells of the end of the flow whose record is at `fd`, once, whoever dies in the middle. By the writer of
-    /// the ring.
+    /// Tells of the end of the flow whose record is at `fd`, once: see [`Self::note_told`]. By the writer of the ring.
     pub fn log_end(&self, ring: LogRing, counters: &LogCounters, fd: Fd, record: &Record) {
         if record.is_logged() {
             return;
         }
-        let is_told = || self.log_rings().any(|ring| ring.ends_with(fd, record));
-        if record.takeovers() == 0 || !is_told() {
-            ring.push(LogEntry::of(self, fd, record), counters);
-        }
+        ring.push(LogEntry::of(self, fd, record), counters);
         fault::point(Point::LogPushed);
         record.set_logged(true);
+    }
+
+    /// Notes of the flows of a dead pool that their ends were told, where their teller may have died before it did: of
+    /// each ring's writer that can only be the last one. By the supervisor, before anybody else has these flows, or
+    /// writes to the dead pool's rings.
+    pub fn note_told(&self, epoch: u32) {
+        for entry in self.log_rings().map(|ring| ring.newest()) {
+            let fd = Fd::from_raw(entry.fd);
+            let is_left = self.tag(fd).is_some_and(|cell| cell.get().epoch == epoch);
+            let record = self.record(fd).filter(|record| is_left && record.generation() == entry.generation);
+            record.into_iter().for_each(|record| record.set_logged(true));
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::{Dimensions, Part, Rejection, State};
+    use crate::table::{Dimensions, Kind, Part, Rejection, State, Tag};
 
     fn table() -> Table {
         let dimensions = Dimensions::SMALL;
@@ -321,18 +322,22 @@ mod tests {
     #[test]
     fn who_died_between_telling_and_noting_it_is_told_of_once() {
         let (table, counters) = (table(), LogCounters::new_zeroed());
-        let (fd, record) = connection(&table, 8, Ending::Idle);
-        table.log_end(table.log_ring(1, 0), &counters, fd, record);
-        record.set_logged(false);
-        record.set_takeovers(1);
-        table.log_end(table.log_ring(0, 0), &counters, fd, record);
-        table.log_end(table.log_ring(0, 0), &counters, fd, record);
-        assert_eq!(counters.entries.get(), 1);
-        // The next one at the same number is another.
-        let (fd, record) = connection(&table, 8, Ending::Idle);
-        record.set_takeovers(1);
-        table.log_end(table.supervisors_log_ring(), &counters, fd, record);
-        assert_eq!(counters.entries.get(), 2);
+        for ring in [table.log_ring(1, 0), table.supervisors_log_ring()] {
+            let (fd, record) = connection(&table, 8, Ending::Idle);
+            table.tag(fd).unwrap().set(Tag::new(Kind::Client, 7));
+            table.log_end(ring, &counters, fd, record);
+            let told = counters.entries.get();
+            record.set_logged(false);
+            table.note_told(6);
+            assert!(!record.is_logged(), "another pool's");
+            table.note_told(7);
+            table.log_end(table.supervisors_log_ring(), &counters, fd, record);
+            assert_eq!(counters.entries.get(), told);
+            // The next one at the same number is another.
+            let (_, record) = connection(&table, 8, Ending::Idle);
+            table.note_told(7);
+            assert!(!record.is_logged());
+        }
     }
 
     #[test]

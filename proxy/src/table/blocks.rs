@@ -8,7 +8,7 @@ use std::sync::atomic::{
 use zerocopy::{FromZeros, KnownLayout};
 
 use super::{
-    CloseOrder, Counted, Counter, Estate, Gauge, HandoverCell, Histogram, LogCounters, Lost,
+    CloseOrder, Counted, Counter, Estate, Gauge, HandoverCell, Histogram, LogCounters, Lost, MovingPlaces,
     RECENT_TAKEOVERS, TakeoverCell, Visit, WorkerCounters,
 };
 use crate::sys::{Fd, process::Child};
@@ -203,6 +203,8 @@ pub struct SupervisorBlock {
     pub takeover_duration: [Histogram; TakeoverStage::ALL.len()],
     /// Flows that the sweep cut.
     pub lost: Lost,
+    /// Of what dead workers have open to servers.
+    pub moving_places: MovingPlaces,
     /// Of its ring of the access log.
     pub log: LogCounters,
     /// Lines that the access log's file did not take; control counts them.
@@ -237,6 +239,7 @@ impl Counted for SupervisorBlock {
             takeovers,
             takeover_duration,
             lost,
+            moving_places: _,
             log,
             log_failed,
             recent_takeovers: _,

@@ -17,6 +17,7 @@ mod handover;
 mod index;
 mod lap;
 mod layout;
+mod places;
 mod record;
 mod servers;
 mod sources;
@@ -45,6 +46,7 @@ pub use handover::{Decision, DecisionCell, HandoverCell, HandoverKind, HandoverS
 pub use index::{Entering, Entry, Found, Index};
 pub use lap::lap_of;
 pub use layout::{Dimensions, EVENT_BUFFERS};
+pub use places::MovingPlaces;
 pub use record::{Direction, Holder, Part, Record, State, octets};
 pub use servers::{
     Health, Identity, LookupResult, Origin, Presence, RefusedAddress, ServerCell, ServerState, UpstreamCell,
