@@ -85,6 +85,36 @@ fn a_server_that_is_back_begins_with_a_tenth_through_deaths_hangs_and_reloads() 
     }
 }
 
+/// However long what happens takes, it can only have more then than before.
+#[test]
+fn a_slow_start_goes_on_where_it_was() {
+    const ASKED: usize = 20;
+    let (proxy, _servers) = with_one_that_is_back("6s");
+    // A tenth of the other's would be 2.
+    until_true("it has a third", || share(&proxy, ASKED) >= 6.0);
+    for upheaval in Upheaval::ALL {
+        upheaval.strike(&proxy);
+        let served = share(&proxy, ASKED);
+        assert!((5.0..=11.0).contains(&served), "{upheaval:?}: {served}");
+    }
+}
+
+#[test]
+fn an_ejection_ends_at_its_time_whatever_happens_meanwhile() {
+    const TIME: Duration = Duration::from_secs(2);
+    isolate();
+    let _b = servers::Tcp::lines(B, "B");
+    let upstream = "balance = \"round-robin\"\neject = { time = \"2s\" }";
+    let proxy = with(upstream, &[(A, ""), (B, "")]).flag("--workers", "1").start();
+    let begun = Instant::now();
+    assert_eq!(ask(2), (2, 0));
+    proxy.until_metric(EJECTIONS, &[("server", A)], 1.0);
+    let _a = servers::Tcp::lines(A, "A");
+    Upheaval::Kill.strike(&proxy);
+    until_true("it is used again", || share(&proxy, 2) > 0.0);
+    assert!(begun.elapsed() >= TIME, "after {:?}", begun.elapsed());
+}
+
 #[test]
 fn and_has_its_whole_share_in_the_end() {
     let (proxy, _servers) = with_one_that_is_back("1s");

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use proxy_tests::builder::Builder;
 use proxy_tests::proxy::Proxy;
 use proxy_tests::takeover::take_over;
-use proxy_tests::{PRIMARY, handover};
+use proxy_tests::{PRIMARY, STANDBY, handover};
 
 const LISTEN: &str = "127.0.0.1:8080";
 const A: &str = "127.0.0.1:9001";
@@ -45,12 +45,13 @@ enum Upheaval {
 impl Upheaval {
     const ALL: [Self; 3] = [Self::Kill, Self::Stop, Self::Reload];
 
-    /// Lets it happen, and waits until it is over.
+    /// Lets it happen to the pool that serves, and waits until it is over.
     #[track_caller]
     fn strike(self, proxy: &Proxy) {
+        let carrier = if proxy.status().serves(PRIMARY) { PRIMARY } else { STANDBY };
         match self {
-            Self::Kill => take_over(proxy, PRIMARY, Signal::SIGKILL),
-            Self::Stop => take_over(proxy, PRIMARY, Signal::SIGSTOP),
+            Self::Kill => take_over(proxy, carrier, Signal::SIGKILL),
+            Self::Stop => take_over(proxy, carrier, Signal::SIGSTOP),
             Self::Reload => {
                 handover::reload(proxy);
             }

@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
-use proxy_tests::clients::{Outcome, ask_tcp, connect};
+use proxy_tests::clients::{Outcome, ask_tcp, connect, udp};
 use proxy_tests::handover::reload;
 use proxy_tests::net::{at, isolate};
 use proxy_tests::proxy::Proxy;
@@ -20,6 +20,7 @@ use super::*;
 
 const WAITING: &str = "proxy_listener_connections_waiting";
 const WAITED: &str = "proxy_listener_connections_waited_total";
+const DROPPED: &str = "proxy_udp_datagrams_dropped_total";
 const REJECTED: &str = "proxy_listener_connections_rejected_total";
 
 /// A server that answers a line of each connection when it may, and counts how many are open at once.
@@ -144,6 +145,36 @@ fn who_may_not_wait_is_refused_at_once() {
     drop(open);
     until_true("there is room again", || ask_tcp(at(LISTEN), "hello", TIMEOUT).answered());
     assert_eq!((desk.most(), proxy.metrics().sum(WAITED, &[])), (2, 0.0));
+}
+
+/// Flows do not wait.
+#[test]
+fn a_server_has_so_many_flows_through_deaths_hangs_and_reloads() {
+    isolate();
+    let server = servers::Udp::naming(A, "A");
+    let text = settings("", &[(A, "max_connections = 2")]).replace("tcp://", "udp://");
+    let text = text.replace("[upstream.u]", "udp_idle = \"1h\"\n[upstream.u]");
+    let builder = Proxy::builder().settings(&text).flag("--lease", "400ms").flag("--fence-after", "1s");
+    let proxy = builder.flag("--failback-after", "never").start();
+    let clients: Vec<_> = (0..2).map(|_| udp(at(LISTEN))).collect();
+    let assert_full = |what: &str| {
+        for client in &clients {
+            let outcome = client.ask("hello", TIMEOUT);
+            assert!(outcome.answered(), "{what}: {outcome:?}");
+        }
+        let dropped = || proxy.metrics().sum(DROPPED, &[("reason", "servers_full")]);
+        let before = dropped();
+        udp(at(LISTEN)).0.send(b"hello").expect("send");
+        until_true(what, || dropped() > before);
+        assert_eq!(server.seen().peers.len(), 2, "{what}");
+    };
+    assert_full("at first");
+    for upheaval in Upheaval::ALL {
+        upheaval.strike(&proxy);
+        assert_full(&format!("{upheaval:?}"));
+    }
+    proxy.verb(&["sessions", "close", "--server", A]).says(0, &[]);
+    until_true("there is room again", || udp(at(LISTEN)).ask("hello", TIMEOUT).answered());
 }
 
 #[test]
