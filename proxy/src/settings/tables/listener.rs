@@ -61,7 +61,7 @@ table! {
         /// Whether its connections and UDP flows are told of in the access log, if there is one.
         access_log: Option<Given<bool>> [.default("true")];
         /// How long a connection may take to say, by its TLS ClientHello, which server it is for; then its
-        /// upstream is that of the listener.
+        /// upstream is that of the listener. It is looked at once a second, and may be late by that.
         sni_timeout: Option<Given<Duration>> [.without(THEIRS).like(r#""5s""#).times(TIMES)];
         /// Other upstreams, by the server name of the TLS ClientHello that a TCP connection begins with.
         sni: Vec<SniSettings>;
@@ -82,7 +82,8 @@ table! {
         /// Proxies before this one, which begin each connection, or datagram, with a header; that has to be there.
         /// What other clients send is not looked at.
         from: Given<Vec<Given<IpNet>>> [.like(r#"["10.0.0.1"]"#)];
-        /// How long the header may take; then the connection is reset.
+        /// How long the header may take; then the connection is reset. It is looked at once a second, and may be late by
+        /// that.
         timeout: Option<Given<Duration>> [.default(r#""5s""#).times(TIMES)];
     }
 }

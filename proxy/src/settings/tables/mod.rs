@@ -72,7 +72,7 @@ table! {
         /// Reset a TCP connection whose peer has not acknowledged what was sent for this long
         /// (`TCP_USER_TIMEOUT`); `"never"`: the kernel's own patience, about 15 minutes (`net.ipv4.tcp_retries2`).
         user_timeout: Option<Given<Patience>> [.default(r#""never""#).like(r#""30s""#).times(TIMES)];
-        /// How long a connection may take to say, by its TLS ClientHello, which server it is for.
+        /// How long a connection may take to say, by its TLS ClientHello, which server it is for; looked at once a second.
         sni_timeout: Option<Given<Duration>> [.default(r#""5s""#).times(TIMES)];
         /// Limit on open TCP connections, of all listeners.
         max_connections: Option<Given<usize>> [.without(DESCRIPTORS).like("100000").numbers(1, MOST)];
