@@ -6,7 +6,8 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::process::Command;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use proxy_tests::process::signal;
 use proxy_tests::proxy::Proxy;
 use proxy_tests::servers::{self, PATIENCE, read_all, reset};
 use proxy_tests::status::Status;
-use proxy_tests::wait::{until, until_true};
+use proxy_tests::wait::{DEADLINE, until, until_true, until_within};
 use proxy_tests::{PRIMARY, STANDBY, faulty, pattern};
 use socket2::{Domain, SockRef, Socket, Type};
 
@@ -145,13 +146,14 @@ fn bytes_are_right_whoever_dies() {
         let pairs: Vec<_> = (0..4).map(|_| clients::pair(at(LISTEN), &accepted)).collect();
         let addresses: Vec<_> =
             pairs.iter().map(|(client, _)| client.local_addr().expect("address")).collect();
-        let mut sides = Vec::new();
+        let (mut sides, over) = (Vec::new(), Arc::new(AtomicBool::new(false)));
         for end in pairs.into_iter().flat_map(|(client, server)| [client, server]) {
             let (mut from, mut to, go) = (end.try_clone().expect("clone"), end, go.clone());
+            let over = Arc::clone(&over);
             sides.push(thread::spawn(move || {
                 pattern::write(&mut to, SOME / 2).expect("write");
                 go.send(()).expect("the test goes on");
-                pattern_rest(&mut to);
+                pattern_rest(&mut to, &over);
                 to.shutdown(Shutdown::Write).expect("shutdown");
             }));
             sides.push(thread::spawn(move || {
@@ -166,6 +168,7 @@ fn bytes_are_right_whoever_dies() {
             proxy.signal(&seat, death);
             proxy.until_status("taken over", |s| s.whole() && s.takeovers >= takeovers);
         }
+        over.store(true, Ordering::Relaxed);
         sides.into_iter().for_each(|side| side.join().expect("a side"));
         for address in addresses {
             let line = log.line_of(address);
@@ -177,10 +180,14 @@ fn bytes_are_right_whoever_dies() {
     }
 }
 
-fn pattern_rest(to: &mut TcpStream) {
+/// Writes the rest, the last of it when all is over.
+fn pattern_rest(to: &mut TcpStream, over: &AtomicBool) {
     let mut left = SOME - SOME / 2;
     while left > 0 {
         let count = left.min(64 << 10);
+        if count == left {
+            until_within(4 * DEADLINE, "all is over", || over.load(Ordering::Relaxed).then_some(()));
+        }
         to.write_all(&vec![7; count]).expect("write");
         left -= count;
         thread::sleep(Duration::from_millis(5));
