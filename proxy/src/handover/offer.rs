@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::FORMAT;
 use crate::{
-    config::rules::{ListenerRules, UpstreamRules},
+    config::rules::{ListenerRules, ProxyVersion, UpstreamRules},
     slots::Slot,
     table::{HandoverKind, Health, Origin, ServerCell, Wanted},
 };
@@ -73,8 +73,8 @@ pub struct OfferedListener {
     /// Which of the rules are its.
     #[serde(default)]
     pub rules: Option<usize>,
-    /// Networks of peers that have to begin with a PROXY header, of a version that tells no rules.
-    #[serde(default, skip_serializing)]
+    /// Networks of peers that have to begin with a PROXY header, for versions that know no rules.
+    #[serde(default)]
     pub accepts_proxy: Vec<String>,
 }
 
@@ -89,8 +89,8 @@ pub struct OfferedServer {
     pub address: SocketAddr,
     /// The settings have it no more.
     pub is_retired: bool,
-    /// The version of the PROXY header that it gets, of a version that tells no rules; 0: none.
-    #[serde(default, skip_serializing)]
+    /// The version of the PROXY header that it gets, for versions that know no rules; 0: none.
+    #[serde(default)]
     pub send_proxy: u8,
     /// Failures in a row.
     pub failures: u32,
@@ -146,7 +146,7 @@ impl OfferedServer {
             upstream: slot.upstream.name.clone(),
             address: identity.address,
             is_retired: slot.is_retired(),
-            send_proxy: 0,
+            send_proxy: slot.upstream.rules.send_proxy.map_or(0, ProxyVersion::number),
             failures: cell.state.failures.load(Relaxed),
             passed_over_until_ms: cell.state.passed_over_until_ms.load(Relaxed),
             ejections: Some(cell.state.ejections.load(Relaxed)),
@@ -284,7 +284,7 @@ mod tests {
             sockets,
             open: 3,
             rules: Some(0),
-            accepts_proxy: Vec::new(),
+            accepts_proxy: vec!["10.0.0.0/8".into()],
         };
         Offer {
             format: FORMAT,
@@ -334,6 +334,13 @@ mod tests {
         assert!(Offer::decode(b"{}").unwrap_err().contains("not understood"));
     }
 
+    /// Versions that know no rules take these from their own places.
+    #[test]
+    fn peers_with_headers_are_told_to_versions_that_know_no_rules() {
+        let document: serde_json::Value = serde_json::from_slice(&offer().encode()).unwrap();
+        assert_eq!(document["listeners"][0]["accepts_proxy"], serde_json::json!(["10.0.0.0/8"]));
+    }
+
     /// What a version does not know is left out, and what it does not tell is as by default.
     #[test]
     fn rules_of_other_versions_are_understood() {
@@ -349,6 +356,11 @@ mod tests {
             let rules = serde_json::from_str::<UpstreamRules>(&upstream).unwrap();
             assert_eq!((rules.balance, rules.retries), (expected, 7));
         }
+        let on_down = |word: &str| serde_json::from_str::<OnDown>(&format!("{word:?}")).unwrap();
+        assert_eq!(
+            [on_down("close"), on_down("keep"), on_down("ponder")],
+            [OnDown::Close, OnDown::Keep, OnDown::Keep]
+        );
     }
 
     #[test]

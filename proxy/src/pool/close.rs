@@ -20,7 +20,6 @@ pub(super) struct Closing {
     criteria: Criteria,
     /// Where the walk over the tags goes on.
     next: usize,
-    closed: u64,
 }
 
 impl Worker {
@@ -30,7 +29,7 @@ impl Worker {
         let is_new = |number: &u64| *number != 0 && *number != self.lane.block().close_done.load(Acquire);
         if self.closing.is_none() && is_new(&order.number()) {
             let current = order.current();
-            self.closing = current.map(|(number, criteria)| Closing { number, criteria, next: 0, closed: 0 });
+            self.closing = current.map(|(number, criteria)| Closing { number, criteria, next: 0 });
         }
     }
 
@@ -42,9 +41,9 @@ impl Worker {
             return;
         }
         let tags = self.lane.table.tags();
-        let (end, most) = ((closing.next + LOOKS).min(tags.len()), closing.closed + CLOSES);
-        while closing.next < end && closing.closed < most {
-            closing.closed += u64::from(self.close_one(closing.next, &closing.criteria));
+        let (end, mut closed) = ((closing.next + LOOKS).min(tags.len()), 0);
+        while closing.next < end && closed < CLOSES {
+            closed += u64::from(self.close_one(closing.next, &closing.criteria));
             closing.next += 1;
             self.beat_now_and_then();
         }
@@ -52,9 +51,7 @@ impl Worker {
             self.closing = Some(closing);
             return;
         }
-        let block = self.lane.block();
-        block.closed.set(closing.closed);
-        block.close_done.store(closing.number, Release);
+        self.lane.block().close_done.store(closing.number, Release);
     }
 
     fn close_one(&mut self, number: usize, criteria: &Criteria) -> bool {

@@ -102,12 +102,26 @@ impl Worker {
                 self.beat_now_and_then();
             }
             self.on_sets_beside();
-            self.tcp.run_turns(&self.lane, self.now_ms());
+            self.run_turns();
             self.close_ordered();
             if self.now_ns >= self.next_tick_ns {
                 self.tick();
             }
             self.lane.block().counters.turns.add(1);
+        }
+    }
+
+    /// What no event tells of. Each may be a great deal of work, at a moment that clients or servers choose: a part of
+    /// each, and a heartbeat between them.
+    fn run_turns(&mut self) {
+        if !self.tcp.has_turns() {
+            return;
+        }
+        let parts = [Tcp::run_turns, Tcp::expire_connects, Tcp::serve_queues, Tcp::tend_shared];
+        for part in parts {
+            let now_ms = self.now_ms();
+            part(&mut self.tcp, &self.lane, now_ms);
+            self.beat();
         }
     }
 

@@ -175,10 +175,11 @@ impl ProxyVersion {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnDown {
-    /// They go on.
-    Keep,
     /// They are reset.
     Close,
+    /// They go on. (Of another version, also what this one does not know.)
+    #[serde(other)]
+    Keep,
 }
 
 #[cfg(test)]

@@ -13,13 +13,32 @@ use crate::{
     config::{Config, STANDARD_OUTPUT, rules::AccessLog},
     notices::Notice,
     sys::{Fd, fd, time},
-    table::{Ending, Kind, Record, State, Table},
+    table::{Ending, Kind, LogRing, Record, State, Table},
 };
 
 use super::Supervisor;
 
-/// How long what is to be cut waits for room in the ring: control may be hung, or nobody reads the pipe.
+/// How long what is to be cut waits for control to read anything of a full ring: it may be hung, or nobody reads the
+/// pipe that it writes to.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Waiting for room in the ring.
+#[derive(Debug, Default)]
+pub struct Room {
+    entries_read: u64,
+    since: u64,
+}
+
+impl Room {
+    /// Whether it is worth waiting for.
+    fn is_hoped_for(&mut self, ring: LogRing, now: u64) -> bool {
+        let entries_read = ring.entries_read();
+        if ring.has_room() || entries_read != self.entries_read {
+            *self = Self { entries_read, since: now };
+        }
+        now.saturating_sub(self.since) < super::nanos(PATIENCE)
+    }
+}
 
 /// Opens it, if there is to be one.
 ///
@@ -96,14 +115,14 @@ impl Supervisor {
     /// that is done: if there is no room in the ring, the rest is for a later turn, in which control has made some, but
     /// not for ever.
     pub(super) fn has_told(&mut self, epoch: u32, why: Ending) -> bool {
-        let now = time::monotonic_ns();
-        let since = *self.log_full_since.get_or_insert(now);
-        let may_wait = now.saturating_sub(since) < super::nanos(PATIENCE);
-        let is_done = tell_cut(&self.setup.table, self.setup.config, (epoch, why), may_wait);
-        if is_done {
-            self.log_full_since = None;
-        }
-        is_done
+        let ring = self.setup.table.supervisors_log_ring();
+        let may_wait = self.log_room.is_hoped_for(ring, time::monotonic_ns());
+        self.has_told_or_dropped(epoch, why, may_wait)
+    }
+
+    /// The same; what there is no room for is dropped if it may not wait.
+    pub(super) fn has_told_or_dropped(&self, epoch: u32, why: Ending, may_wait: bool) -> bool {
+        tell_cut(&self.setup.table, self.setup.config, (epoch, why), may_wait)
     }
 }
 
@@ -190,6 +209,25 @@ mod tests {
         assert_eq!(read, [RING_ENTRIES, RING_ENTRIES, 100]);
         assert!(tell(7) && read_all(&table) == 0);
         assert_eq!(table.supervisor().log.dropped.get(), 0);
+    }
+
+    #[test]
+    fn room_is_hoped_for_as_long_as_somebody_makes_some() {
+        let (table, config) = many();
+        let (ring, mut room) = (table.supervisors_log_ring(), Room::default());
+        let seconds = |count: u64| count * 1_000_000_000;
+        assert!(room.is_hoped_for(ring, seconds(100)));
+        assert!(!tell_cut(&table, &config, (7, Ending::Stopped), true));
+        assert!(room.is_hoped_for(ring, seconds(101)));
+        assert!(
+            tell_cut(&table, &config, (8, Ending::Stopped), true),
+            "another one, which has nothing to tell"
+        );
+        assert!(!room.is_hoped_for(ring, seconds(102)));
+        read_all(&table);
+        assert!(!tell_cut(&table, &config, (7, Ending::Stopped), true));
+        assert!(room.is_hoped_for(ring, seconds(103)) && room.is_hoped_for(ring, seconds(104)));
+        assert!(!room.is_hoped_for(ring, seconds(105)));
     }
 
     #[test]

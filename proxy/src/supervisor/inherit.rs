@@ -90,8 +90,11 @@ impl Inherited {
         let listeners = self.offer.listeners.iter();
         let in_use = listeners.filter(|listener| listener.sockets > 0 || listener.open > 0);
         let served: HashSet<&str> = in_use.flat_map(|listener| self.offer.upstreams_of(listener)).collect();
+        let known: HashSet<String> = config.upstreams.iter().map(|upstream| upstream.name.clone()).collect();
+        // Where there are others, what waits has no need of it.
+        let is_needed = |upstream: &str| served.contains(upstream) && !known.contains(upstream);
         let is_done = |offered: &&OfferedServer| {
-            offered.is_retired && offered.open == 0 && !served.contains(offered.upstream.as_str())
+            offered.is_retired && offered.open == 0 && !is_needed(&offered.upstream)
         };
         for offered in self.offer.servers.iter().filter(|offered| !is_done(offered)) {
             let upstream = config.upstreams.iter_mut().find(|upstream| upstream.name == offered.upstream);

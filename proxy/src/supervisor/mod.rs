@@ -122,7 +122,7 @@ struct Supervisor {
     /// Descriptors may be open that nobody owns.
     has_orphans: bool,
     /// Since when what is to be cut waits for room in the access log's ring, monotonic nanoseconds.
-    log_full_since: Option<u64>,
+    log_room: access_log::Room,
 }
 
 impl Supervisor {
@@ -146,7 +146,7 @@ impl Supervisor {
             unswept: Vec::new(),
             strays: Vec::new(),
             has_orphans: false,
-            log_full_since: None,
+            log_room: access_log::Room::default(),
             setup,
         }
     }

@@ -265,13 +265,14 @@ impl Supervisor {
         let block = self.setup.table.supervisor();
         block.handover.succeed(offer.number, offer.kind(), gap_us);
         listen::refresh(config, &self.setup.sockets);
-        self.open_access_log();
         self.setup.control_socket.own(true);
         let metrics = inherited.fds.metrics.filter(|_| config.metrics != offer.metrics);
         let unneeded = metrics.into_iter().chain([line.fd(), inherited.fds.decision]);
         unneeded.for_each(|unneeded| fd::replace(unneeded, self.setup.null));
         block.serving.store(1, Relaxed);
         self.notify.succeed(time::monotonic_ns(), &self.setup);
+        // Last: a disk may be slow.
+        self.open_access_log();
         let (from, version) = (offer.version.as_str(), env!("CARGO_PKG_VERSION"));
         tracing::info!(
             kind = offer.kind().label(),

@@ -53,12 +53,25 @@ pub fn counters_of_sink(socket: Fd) -> io::Result<StreamCounters> {
     at_rest(socket, of_sink)
 }
 
+/// The same, as far as they tell what was read: however fast the peer acknowledges meanwhile.
+///
+/// # Errors
+/// As [`counters`].
+pub fn counters_of_source(socket: Fd) -> io::Result<StreamCounters> {
+    at_rest(socket, of_source)
+}
+
 /// What must not change while the counters of both directions are read.
 fn of_both(info: &Info) -> impl PartialEq + use<> {
     (info.state, info.bytes_acked, info.bytes_received)
 }
 
 /// The same for the one direction.
+fn of_source(info: &Info) -> impl PartialEq + use<> {
+    (info.state, info.bytes_received)
+}
+
+/// The same for the other.
 fn of_sink(info: &Info) -> impl PartialEq + use<> {
     (info.state, info.bytes_acked)
 }

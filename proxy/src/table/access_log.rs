@@ -183,6 +183,11 @@ impl LogRing {
         head.wrapping_sub(self.cursor.tail.load(Acquire)) < RING_ENTRIES as u64
     }
 
+    /// Entries that were ever read.
+    pub fn entries_read(&self) -> u64 {
+        self.cursor.tail.load(Acquire)
+    }
+
     /// Writes an entry, unless there is no room; by the ring's one writer.
     fn push(&self, entry: LogEntry, counters: &LogCounters) {
         let is_refused = matches!(entry.ending(), Some(Ending::Refused(_)));

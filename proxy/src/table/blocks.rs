@@ -339,10 +339,8 @@ pub struct WorkerBlock {
     pub running: AtomicU32,
     /// 1 while it stands still between two turns, because [`SupervisorBlock::parking`] says so.
     pub parked: AtomicU32,
-    /// The number of the last order to close that it has carried out, and how much it has closed by that.
+    /// The number of the last order to close that it has carried out.
     pub close_done: AtomicU64,
-    /// See `close_done`.
-    pub closed: Gauge,
     /// TCP connections that it has open.
     pub connections: Gauge,
     /// UDP flows that it has open.

@@ -113,6 +113,7 @@ fn an_ejection_ends_at_its_time_whatever_happens_meanwhile() {
     Upheaval::Kill.strike(&proxy);
     until_true("it is used again", || share(&proxy, 2) > 0.0);
     assert!(begun.elapsed() >= TIME, "after {:?}", begun.elapsed());
+    assert_eq!(proxy.metrics().sum(EJECTIONS, &[("server", A)]), 1.0, "the same one");
 }
 
 #[test]
@@ -130,7 +131,7 @@ fn many_late_connects_do_not_hold_a_worker_up() {
     isolate();
     let _hole = BlackHole::start(A);
     // With this lease a worker has two ticks a second.
-    let text = settings("connect_timeout = \"4s\"\nretries = 0", &[(A, "")]);
+    let text = settings("connect_timeout = \"8s\"\nretries = 0", &[(A, "")]);
     let builder = Proxy::builder().settings(&text).flag("--workers", "1").flag("--lease", "2s");
     let proxy = builder.flag("--fence-after", "10s").start();
     let _clients: Vec<_> = (0..LATE).map(|_| connect(at(LISTEN))).collect();

@@ -131,6 +131,32 @@ fn a_server_never_has_more_than_its_limit_and_all_are_served() {
     until_waiting(&proxy, 0.0);
 }
 
+/// A server that was passed over is tried again, by one who waits, and fails at once: it goes on waiting for the other.
+#[test]
+fn who_waits_goes_on_waiting_when_a_server_fails_at_once() {
+    isolate();
+    let desk = Desk::open(A);
+    desk.answer();
+    let nobody = "unix:///nobody/is/here";
+    let upstream = "balance = \"round-robin\"\nqueue_timeout = \"60s\"\neject = { time = \"1s\" }";
+    let proxy = with(upstream, &[(A, "max_connections = 1"), (nobody, "")]).flag("--workers", "1").start();
+    let first = connect(at(LISTEN));
+    until_true("the one place is taken", || desk.server.accepted() == 1);
+    let failures =
+        || proxy.metrics().sum("proxy_upstream_server_connect_failures_total", &[("server", nobody)]);
+    // One finds out about the other server, which is passed over for the next one, and leaves.
+    drop(silent(&proxy, 1.0));
+    until_waiting(&proxy, 0.0);
+    let before = failures();
+    assert!(before > 0.0);
+    let clients = ask_at_once(1);
+    until_waiting(&proxy, 1.0);
+    until_true("the other one is tried again", || failures() > before);
+    until_waiting(&proxy, 1.0);
+    drop(first);
+    assert_answered(clients);
+}
+
 /// Without a queue, all places may still be had.
 #[test]
 fn who_may_not_wait_is_refused_at_once() {

@@ -200,6 +200,27 @@ fn a_server_is_replaced() {
     assert_closes(&proxy);
 }
 
+/// One that the settings have no more stays while something is open to it, and no longer.
+#[test]
+fn a_removed_server_is_forgotten_when_nothing_is_open_to_it() {
+    isolate();
+    let _servers = (both_servers(SERVER, "A"), both_servers(NEW_SERVER, "B"));
+    let file = File::new(&settings(2, &[LISTEN], SERVER));
+    let proxy = file.start();
+    let mut stream = connect(at(LISTEN));
+    assert!(ask_on(&mut stream, "hello").answered());
+    let is_told = || proxy.metrics().show("proxy_upstream_server_connections").contains(SERVER);
+    file.write(&settings(2, &[LISTEN], NEW_SERVER));
+    reload(&proxy);
+    assert!(is_told(), "while a connection is open");
+    drop(stream);
+    until_true("nothing is open to it", || {
+        proxy.metrics().sum("proxy_upstream_server_connections", &[("server", SERVER)]) == 0.0
+    });
+    reload(&proxy);
+    until_true("it is forgotten", || !is_told());
+}
+
 /// Each is refused whole, with its place, and nothing changes: by other processes nobody is served.
 #[test]
 fn bad_settings() {

@@ -42,7 +42,7 @@ type Place = (u32, u32);
 /// One such order is carried out at a time; others wait.
 pub async fn close(view: &View<'_>, criteria: &[Criteria]) -> Closed {
     let _turn = view.closing.lock().await;
-    let (end, mut closed) = (Instant::now() + LIMIT, 0);
+    let (end, before) = (Instant::now() + LIMIT, ordered(&view.table));
     let mut orders: Vec<&Criteria> = criteria.iter().collect();
     let mut silent = BTreeSet::new();
     loop {
@@ -50,7 +50,6 @@ pub async fn close(view: &View<'_>, criteria: &[Criteria]) -> Closed {
         let mut again = Vec::new();
         for order in orders {
             let round = give(view, order, end).await;
-            closed += round.closed;
             if !round.is_settled {
                 again.push(order);
             }
@@ -66,12 +65,16 @@ pub async fn close(view: &View<'_>, criteria: &[Criteria]) -> Closed {
     if silent.is_empty() && !orders.is_empty() {
         silent.push("a pool that has died, and that another one has not taken over yet".into());
     }
-    Closed { closed, silent }
+    Closed { closed: ordered(&view.table).saturating_sub(before), silent }
+}
+
+/// Sessions that were ever closed by order.
+fn ordered(table: &Table) -> u64 {
+    table.sum_counters(|worker| worker.ordered.get())
 }
 
 /// What came of an order that was given once.
 struct Round {
-    closed: u64,
     silent: Vec<Place>,
     /// All have carried it out, and nothing was left to anybody meanwhile.
     is_settled: bool,
@@ -87,11 +90,9 @@ async fn give(view: &View<'_>, criteria: &Criteria, end: Instant) -> Round {
         tokio::time::sleep(LOOK).await;
         silent = unanswered(table, number);
     }
-    let done = workers(table).filter(|place| has_done(table, *place, number));
-    let closed = done.map(|(seat, worker)| table.worker(seat, worker).closed.get()).sum();
     table.control().close.withdraw();
     let is_settled = silent.is_empty() && before.is_settled && before == Heirs::of(table);
-    Round { closed, silent, is_settled }
+    Round { silent, is_settled }
 }
 
 /// Who has flows, as far as that changes by a takeover.

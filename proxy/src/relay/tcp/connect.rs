@@ -167,7 +167,7 @@ impl Tcp {
     }
 
     /// Connects that have run out of time fail, so many at once.
-    pub(super) fn expire_connects(&mut self, lane: &Lane, now_ms: u32) {
+    pub fn expire_connects(&mut self, lane: &Lane, now_ms: u32) {
         for _ in 0..EXPIRED_AT_ONCE {
             self.may_be_late = self.may_be_late && self.expire_connect(lane, now_ms);
         }

@@ -209,18 +209,13 @@ impl Tcp {
     }
 
     /// Gives halves that wait a turn each, as many as were waiting at the call and no more than the
-    /// heartbeat allows; the others have theirs after the next look at the events. Then, likewise, connects that are
-    /// late, connections that wait for a server, and shared listening sockets: each may be a great deal of work, at a
-    /// moment that clients or servers choose.
+    /// heartbeat allows; the others have theirs after the next look at the events.
     pub fn run_turns(&mut self, lane: &Lane, now_ms: u32) {
         for _ in 0..self.turns.len().min(TURNS_PER_BEAT) {
             if let Some(turn) = self.turns.pop() {
                 self.resume(lane, turn, now_ms);
             }
         }
-        self.expire_connects(lane, now_ms);
-        self.serve_queues(lane, now_ms);
-        self.tend_shared(lane, now_ms);
     }
 
     /// What is due now and then: pipes, and listening sockets to try again. What may be long is for the turns that follow.

@@ -170,7 +170,7 @@ impl Tcp {
 
     /// Serves those who may have room now, and turns away those who have waited for too long; so many at once, one of
     /// each upstream after the other.
-    pub(super) fn serve_queues(&mut self, lane: &Lane, now_ms: u32) {
+    pub fn serve_queues(&mut self, lane: &Lane, now_ms: u32) {
         for _ in 0..AT_ONCE {
             let Some(upstream) = self.queues.ready.pop_front() else { return };
             if self.serve_first(lane, upstream, now_ms) {
@@ -191,7 +191,16 @@ impl Tcp {
             return true;
         }
         let refusal = refusal(lane, record, upstream, now_ms);
-        refusal.into_iter().for_each(|refusal| self.reject(lane, client, record, refusal));
+        match refusal {
+            Some(refusal) => self.reject(lane, client, record, refusal),
+            // It had left the queue for a server that failed at once.
+            None if !record.has(flag::QUEUED) => {
+                if let Some((upstream, _)) = servers::upstream_of(lane, record) {
+                    self.wait(lane, client, record, upstream);
+                }
+            }
+            None => {}
+        }
         refusal.is_some()
     }
 }

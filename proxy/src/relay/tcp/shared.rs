@@ -29,7 +29,7 @@ pub(super) fn all(lane: &Lane) -> impl Iterator<Item = u32> {
 
 impl Tcp {
     /// Looks at the next one, and listens to it from now on or does not.
-    pub(super) fn tend_shared(&mut self, lane: &Lane, now_ms: u32) {
+    pub fn tend_shared(&mut self, lane: &Lane, now_ms: u32) {
         let Some(listener) = self.untended.pop_front() else { return };
         let slot = slot::index(listener, 0, 0, lane.config.workers);
         let Some(socket) = lane.sockets.get(slot as usize).copied() else { return };

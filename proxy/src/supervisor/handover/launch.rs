@@ -78,7 +78,7 @@ impl Supervisor {
             sockets: sockets(setup, number).len(),
             open: open.0[number as usize],
             rules: rules.iter().position(|rules| Arc::ptr_eq(rules, &listener.rules)),
-            accepts_proxy: Vec::new(),
+            accepts_proxy: networks(listener),
         });
         Offer {
             format: FORMAT,
@@ -96,6 +96,12 @@ impl Supervisor {
             servers: servers(setup, &open.1),
         }
     }
+}
+
+/// Peers of a listener that have to begin with a PROXY header.
+fn networks(listener: &Listener) -> Vec<String> {
+    let networks = listener.rules.accept_proxy.iter().flat_map(|accepts| &accepts.from);
+    networks.map(ToString::to_string).collect()
 }
 
 /// The rules of all listeners, each once.

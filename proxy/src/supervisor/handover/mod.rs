@@ -109,7 +109,6 @@ impl Supervisor {
     pub(super) fn watch_handover(&mut self, now: u64) {
         self.step_back(now);
         let Some(candidate) = &mut self.handover.candidate else { return };
-        let waited = now - candidate.ready_at.unwrap_or(candidate.started_at);
         let is_dead = process::is_dead(candidate.child, std::time::Duration::ZERO);
         if has_spoken(candidate.line) {
             match candidate.line.hear() {
@@ -119,19 +118,20 @@ impl Supervisor {
             }
         } else if is_dead {
             return self.give_up("it died before it was ready");
-        } else if candidate.ready_at.is_none() && waited > START_LIMIT {
-            return self.give_up("it was not ready within 30 s");
         }
-        if candidate.ready_at.is_none() {
+        let Some(ready_at) = candidate.ready_at else {
+            if now - candidate.started_at > START_LIMIT {
+                self.give_up("it was not ready within 30 s");
+            }
             return;
-        }
+        };
         let states = [PRIMARY, STANDBY].map(|seat| self.plan.state(seat));
         let is_swept = self.unswept.is_empty() && self.strays.is_empty() && !self.has_orphans;
         // Somebody has to write what is in the rings of the access log.
         let has_reader = self.setup.access_log.is_none() || self.control.child().is_some();
         match obstacle(states, is_swept, has_reader) {
             None => self.move_flows(now),
-            Some(obstacle) if waited > QUIET_LIMIT => {
+            Some(obstacle) if now - ready_at > QUIET_LIMIT => {
                 self.give_up(&format!(
                     "there was no moment for it within 10 s: {obstacle}; see `proxy status`"
                 ));
