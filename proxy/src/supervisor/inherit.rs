@@ -146,8 +146,13 @@ impl Inherited {
     pub fn place_servers(&self, config: &Config, table: &Table, servers: &[OfferedServer]) {
         for offered in servers {
             let Some(number) = upstream_number(config, offered) else { continue };
-            let placed = slots::find(config, table, number, offered.address)
-                .or_else(|| place(config, table, number, offered));
+            let found = slots::find(config, table, number, offered.address);
+            // It takes nothing new, and the settings have no more to do with it.
+            let is_over = offered.is_retired && offered.open == 0;
+            if is_over && found.is_none() {
+                continue;
+            }
+            let placed = found.or_else(|| place(config, table, number, offered));
             match placed.and_then(|slot| table.servers().get(slot)) {
                 Some(cell) => {
                     offered.settle(cell, settings_weight(&config.upstreams[number], cell));
