@@ -34,6 +34,10 @@ const SOME: usize = 2 << 20;
 const PLENTY: usize = 16 << 20;
 /// What fits into the buffers of sockets whose peer does not read.
 const LITTLE: usize = 24 << 10;
+/// Twice what a worker's buffer takes, so that the half of it is spliced.
+const BULK: usize = 32 << 10;
+/// Less than a worker's buffer takes, and so small that it is copied.
+const MORSEL: usize = 12 << 10;
 /// Pipes that a worker starts with (`limits::PIPE_STOCK`).
 const STOCK: f64 = 32.0;
 /// Environment variable: runs only the cases whose faults contain this.
@@ -105,13 +109,35 @@ const MATRIX: &[(&str, Servers, Scenario)] = &[
     ("A:fill.held:3", ONE, life),
     ("A:fill.filled:1", ONE, life),
     ("A:fill.filled:4", ONE, life),
-    ("A:urgent.written:1", ONE, urgent),
-    ("A:urgent.taken:1", ONE, urgent),
+    ("A:copy.held:1", ONE, life),
+    ("A:copy.held:2", ONE, life),
+    ("A:copy.filled:1", ONE, life),
+    ("A:copy.filled:2", ONE, life),
+    ("A:copy.filled:1", ONE, last_words),
+    ("A:copy.filled:1", ONE_WITH_HEADERS, told),
+    ("A:copy.noted:1", ONE, life),
+    ("A:copy.noted:2", ONE, last_words),
+    ("A:copy.noted:1", ONE_WITH_HEADERS, told),
+    ("A:copy.all:1", ONE, life),
+    ("A:copy.all:1", ONE, last_words),
+    ("A:copy.part:1", ONE, trickle),
+    ("A:copy.poured:1", ONE, trickle),
+    ("A:copy.piped:1", ONE, trickle),
+    ("A:copy.part:1,B:copy.poured:1", ONE, trickle),
+    ("A:copy.filled:1,B:copy.poured:1", ONE, life),
+    ("A:copy.filled:1,B:copy.piped:1", ONE, life),
+    ("A:copy.noted:1,B:copy.poured:1", ONE, life),
+    ("A:copy.noted:1,B:adopt.unaudited:1", ONE, life),
+    ("A:copy.filled:1,B:adopt.holders:1", ONE, life),
+    ("A:copy.all:1,B:adopt.holders:1", ONE, life),
+    ("A:copy.filled:2", ONE, urgent),
+    ("A:urgent.written:1", SLOW_ONE, urgent_in_bulk),
+    ("A:urgent.taken:1", SLOW_ONE, urgent_in_bulk),
     ("A:drain.part:1", ONE, slow_readers),
     ("A:drain.part:2", ONE, slow_readers),
     ("A:drain.all:1", ONE, life),
     ("A:drain.all:3", ONE, life),
-    ("A:drain.all:4", ONE, last_answer),
+    ("A:copy.all:2", ONE, last_answer),
     ("A:drain.forgotten:1", ONE, life),
     ("A:drain.forgotten:3", ONE, life),
     ("A:end.seen:1", ONE, last_words),
@@ -146,7 +172,7 @@ const MATRIX: &[(&str, Servers, Scenario)] = &[
     ("A:close.unheld:1", ONE, reset_with_bytes_in_flight),
     ("A:close.begun:1", ONE, reset_with_bytes_in_flight),
     ("A:event.told:1,B:move.added:1:stop", ONE, at_once),
-    ("A:fill.held:3,B:move.added:1:stop", ONE, at_once),
+    ("A:copy.held:3,B:move.added:1:stop", ONE, at_once),
     ("A:end.seen:1,B:move.added:1:stop", ONE, end_at_once),
     ("A:connect.established:1,B:move.added:1:stop", SLOW_ONE, at_once_from_a_slow_server),
     ("A:end.seen:1,B:move.added:1:stop", SLOW_ONE, at_once_from_a_slow_server),
@@ -161,11 +187,11 @@ const MATRIX: &[(&str, Servers, Scenario)] = &[
     ("A:fill.filled:2,B:adopt.replaying:1", ONE, life),
     ("A:fill.filled:2,B:adopt.replayed:1", ONE, life),
     ("A:fill.filled:2,B:adopt.done:1", ONE, life),
-    ("A:fill.filled:2,B:move.added:1", ONE, idle),
-    ("A:fill.filled:2,B:move.added:2", ONE, idle),
-    ("A:fill.filled:2,B:move.removed:1", ONE, idle),
-    ("A:fill.filled:2,B:move.empty:1", ONE, idle),
-    ("A:fill.filled:2,B:move.done:1", ONE, idle),
+    ("A:copy.filled:2,B:move.added:1", ONE, idle),
+    ("A:copy.filled:2,B:move.added:2", ONE, idle),
+    ("A:copy.filled:2,B:move.removed:1", ONE, idle),
+    ("A:copy.filled:2,B:move.empty:1", ONE, idle),
+    ("A:copy.filled:2,B:move.done:1", ONE, idle),
     ("A:connect.called:1,B:adopt.tagged:1", ONE, life),
     ("A:connect.tagged:1,B:adopt.upstream:1", ONE, life),
     ("A:accept.tagged:1,B:adopt.tagged:1", ONE, life),
@@ -173,7 +199,7 @@ const MATRIX: &[(&str, Servers, Scenario)] = &[
     ("A:close.forgotten:1,B:adopt.tagged:1", ONE, last_words),
     ("A:drain.part:1,B:fill.held:1", ONE, slow_readers),
     ("A:drain.part:1,B:drain.forgotten:1", ONE, slow_readers),
-    ("A:urgent.written:1,B:adopt.unaudited:1", ONE, urgent),
+    ("A:urgent.written:1,B:adopt.unaudited:1", SLOW_ONE, urgent_in_bulk),
     ("A:fill.filled:2,B:places.kept:1", ONE, life),
     ("A:fill.filled:2,B:estate.left:1", ONE, life),
     ("A:close.forgotten:1,B:sweep.cutting:1", ONE, last_words),
@@ -486,6 +512,20 @@ fn slow_readers(world: &World) {
     converse(world, vec![connect(at(LISTEN))], PLENTY, || world.until_struck(0));
 }
 
+/// A server that says a little at a time, until a client that does not read takes no more, and its pool is dead.
+fn trickle(world: &World) {
+    let (mut client, mut server) = (narrow_client(), world.server_end());
+    let taken = || world.proxy.metrics().sum("proxy_listener_sent_bytes_total", &[]) as usize;
+    let mut said = 0;
+    while !world.has_struck(0) {
+        server.write_all(pattern::from(said, MORSEL)).expect("write");
+        said += MORSEL;
+        until_true("it is taken, or the pool dies of it", || world.has_struck(0) || taken() == said);
+    }
+    server.shutdown(Shutdown::Write).expect("shutdown");
+    assert_eq!(pattern::verify(&mut client).expect("an end, no reset"), said);
+}
+
 /// Nobody reads before all is swept, and everything but that is done: the last bytes and the ends are
 /// in the proxy's sockets.
 fn last_words(world: &World) {
@@ -566,6 +606,21 @@ fn urgent(world: &World) {
     client.write_all(b"after").expect("write");
     client.shutdown(Shutdown::Write).expect("shutdown");
     assert_eq!(read_all(&mut server).expect("read"), b"before!after");
+}
+
+/// So much is spliced, and `splice` does not take the byte at the mark. It all waits while the proxy is connecting.
+fn urgent_in_bulk(world: &World) {
+    let (listener, _first) = narrow_door();
+    let mut client = connect(at(LISTEN));
+    client.write_all(pattern::from(0, BULK)).expect("write");
+    SockRef::from(&client).send_out_of_band(b"!").expect("urgent");
+    client.write_all(b"after").expect("write");
+    client.shutdown(Shutdown::Write).expect("shutdown");
+    let _first = listener.accept().expect("accept");
+    let mut server = TcpStream::from(listener.accept().expect("accept").0);
+    SockRef::from(&server).set_out_of_band_inline(true).expect("inline");
+    assert_eq!(read_all(&mut server).expect("read"), [pattern::from(0, BULK), b"!after"].concat());
+    assert!(world.has_struck(0));
 }
 
 /// A listener whose queue is full: the kernel drops the proxy's SYN, and takes the next one, a second

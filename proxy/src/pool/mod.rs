@@ -46,6 +46,8 @@ pub struct Pool {
     pub pipes: Vec<Vec<Fd>>,
     /// Whether the flows are another supervisor's pools'.
     pub decision: &'static DecisionCell,
+    /// The file of all workers' buffers.
+    pub buffers: Fd,
     /// `/dev/null`.
     pub null: Fd,
 }

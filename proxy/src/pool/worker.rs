@@ -8,6 +8,7 @@ use proxy_common::steer;
 use crate::{
     relay::{
         Lane, Leases,
+        buffers::Buffers,
         pipes::Pipes,
         tcp::{Tcp, shared},
         token::Token,
@@ -71,7 +72,7 @@ impl Worker {
             pool,
             lane,
             events: pool.table.events(pool.seat, worker),
-            tcp: Tcp::new(pipes),
+            tcp: Tcp::new(pipes, Buffers::new(&pool.table, (pool.seat, worker), pool.buffers)),
             udp: Udp::new(),
             now_ns: 0,
             lease_ends_ns: 0,

@@ -2,6 +2,7 @@
 
 mod admission;
 pub mod balance;
+pub mod buffers;
 pub mod chooser;
 mod expiry;
 pub mod pipes;

@@ -10,6 +10,8 @@ use super::Lane;
 
 /// Bytes a pipe is made to hold. The kernel allocates room for the page references only.
 pub const PIPE_SIZE: usize = 1 << 20;
+/// Bytes that a buffer of a pipe takes at least (`pipe_write`, fs/pipe.c).
+const PAGE: usize = 4096;
 /// With fewer pipes left than this, a direction gets one only if its sink takes bytes now, so that
 /// readers who do not read cannot take the last ones.
 const RESERVE: usize = 8;
@@ -36,6 +38,11 @@ impl Pipes {
     /// A fill of fewer bytes than this has emptied its source ([`pipe::slots`]).
     pub fn proves_dry(&self) -> usize {
         self.slots
+    }
+
+    /// Bytes that an empty pipe takes at least.
+    pub fn room(&self) -> usize {
+        self.slots.saturating_mul(PAGE)
     }
 
     /// Whether only the reserve is left.

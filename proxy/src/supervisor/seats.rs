@@ -64,6 +64,7 @@ impl Seats {
             first_epoch: setup.first_epoch,
             pipes: prepare(setup, seat, epoch)?,
             decision: setup.decision,
+            buffers: setup.buffers,
             null: setup.null,
         };
         setup.steering.liveness().expire(seat);

@@ -14,6 +14,7 @@ use crate::{
     config::{Config, Listener},
     limits::{Limits, MAX_DESCRIPTORS},
     log::KernelLog,
+    relay::buffers,
     slots,
     steering::{Steering, SteeringLog},
     sys::{
@@ -67,6 +68,8 @@ pub struct Setup {
     pub first_unneeded: Fd,
     /// Signals.
     pub signals: Fd,
+    /// The file of the workers' buffers.
+    pub buffers: Fd,
     /// `/dev/null`.
     pub null: Fd,
 }
@@ -111,6 +114,7 @@ pub fn open(mut config: Config, inherited: Option<&Inherited>) -> Result<Setup> 
 
     let mut table = make_table(config, descriptors, inherited)?;
     let (decision_fd, decision) = DecisionCell::create().context("cannot make shared memory")?;
+    let buffers = buffers::make(config.workers).context("cannot make shared memory")?;
     let null = Fd::keep(File::options().write(true).open("/dev/null").context("cannot open /dev/null")?);
     let signals = signal::descriptor().context("cannot take signals")?;
     if inherited.is_none() {
@@ -138,6 +142,7 @@ pub fn open(mut config: Config, inherited: Option<&Inherited>) -> Result<Setup> 
         access_log,
         first_unneeded,
         signals,
+        buffers,
         null,
     })
 }

@@ -10,6 +10,7 @@ pub mod access;
 pub mod address;
 pub mod bell;
 pub mod bpf_map;
+pub mod buffer;
 pub mod credentials;
 pub mod epoll;
 pub mod exec;

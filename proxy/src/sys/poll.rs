@@ -28,6 +28,14 @@ pub fn has_ended(socket: Fd) -> bool {
     ready(&[socket], libc::POLLRDHUP, Duration::ZERO).is_ok_and(|ready| ready[0])
 }
 
+/// Whether a socket has an error that nobody has taken yet.
+pub fn has_failed(socket: Fd) -> bool {
+    let mut polled = libc::pollfd { fd: socket.raw(), events: 0, revents: 0 };
+    // SAFETY: one live local.
+    unsafe { libc::poll(&mut polled, 1, 0) };
+    polled.revents & libc::POLLERR != 0
+}
+
 fn ready(fds: &[Fd], events: libc::c_short, timeout: Duration) -> io::Result<Vec<bool>> {
     let mut polled: Vec<libc::pollfd> =
         fds.iter().map(|fd| libc::pollfd { fd: fd.raw(), events, revents: 0 }).collect();

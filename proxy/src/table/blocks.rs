@@ -8,8 +8,8 @@ use std::sync::atomic::{
 use zerocopy::{FromZeros, KnownLayout};
 
 use super::{
-    CloseOrder, Counted, Counter, Estate, Gauge, HandoverCell, Histogram, LogCounters, Lost, MovingPlaces,
-    RECENT_TAKEOVERS, TakeoverCell, Visit, WorkerCounters,
+    BUFFERS, BufferCell, CloseOrder, Counted, Counter, Estate, Gauge, HandoverCell, Histogram, LogCounters,
+    Lost, MovingPlaces, RECENT_TAKEOVERS, TakeoverCell, Visit, WorkerCounters,
 };
 use crate::sys::{Fd, process::Child};
 
@@ -353,6 +353,8 @@ pub struct WorkerBlock {
     pub pipes_free: Gauge,
     /// Pipes lent to flows.
     pub pipes_lent: Gauge,
+    /// What is in its buffers.
+    pub buffers: [BufferCell; BUFFERS],
     /// What it has counted.
     pub counters: WorkerCounters,
     /// What dead workers have left to this one.

@@ -6,6 +6,7 @@
 
 mod access_log;
 mod blocks;
+mod buffer;
 mod checks;
 mod closing;
 mod counters;
@@ -14,6 +15,7 @@ mod estate;
 mod facts;
 pub mod flag;
 mod handover;
+mod holder;
 mod index;
 mod lap;
 mod layout;
@@ -33,6 +35,7 @@ pub use blocks::{
     ChildCell, ControlBlock, DrainState, FailoverReason, NumberCell, PoolState, SeatBlock, SupervisorBlock,
     TakeoverStage, WorkerBlock,
 };
+pub use buffer::{BUFFERS, BufferCell};
 pub use checks::{CheckCounters, CheckResult, TRANSITIONS};
 pub use closing::{CloseOrder, Criteria};
 pub use counters::{
@@ -43,11 +46,12 @@ pub use ending::Ending;
 pub use estate::{Estate, EstateStage};
 pub use facts::{Facts, UdpFacts};
 pub use handover::{Decision, DecisionCell, HandoverCell, HandoverKind, HandoverState};
+pub use holder::Holder;
 pub use index::{Entering, Entry, Found, Index};
 pub use lap::lap_of;
 pub use layout::{Dimensions, EVENT_BUFFERS};
 pub use places::MovingPlaces;
-pub use record::{Direction, Holder, Part, Record, State, octets};
+pub use record::{Direction, Part, Record, State, octets};
 pub use servers::{
     Health, Identity, LookupResult, Origin, Presence, RefusedAddress, ServerCell, ServerState, UpstreamCell,
     Wanted,

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use super::{Ending, flag, lap_of};
+use super::{Ending, Holder, flag, lap_of};
 use crate::sys::{Fd, time};
 
 /// Where a flow is in its life.
@@ -43,35 +43,6 @@ impl Direction {
     pub const BOTH: [Self; 2] = [Self::Up, Self::Down];
 }
 
-/// What holds the bytes of one direction between its two sockets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Holder {
-    /// Nothing is in flight.
-    None,
-    /// This pipe.
-    Pipe(Fd),
-}
-
-impl Holder {
-    // The top four bits are the kind, so that another kind of holder can join the pipe.
-    const KIND: u32 = 0xf000_0000;
-    const PIPE: u32 = 0x1000_0000;
-
-    fn encode(self) -> u32 {
-        match self {
-            Self::None => 0,
-            Self::Pipe(fd) => Self::PIPE | fd.raw() as u32,
-        }
-    }
-
-    fn decode(word: u32) -> Self {
-        match word & Self::KIND {
-            Self::PIPE => Self::Pipe(Fd::from_raw((word & !Self::KIND) as i32)),
-            _ => Self::None,
-        }
-    }
-}
-
 /// A descriptor that is part of a TCP connection, beside the client's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
@@ -84,6 +55,11 @@ pub enum Part {
 // Words of a record's body, by protocol.
 /// At the number of a [`Part`]: whose it is. No flow's record is there, and `begin` clears it.
 const OWNER: usize = 9;
+
+// Marks of a record.
+const LOGGED: u8 = 1 << 0;
+/// By [`Direction`].
+const BULK: [u8; 2] = [1 << 1, 1 << 2];
 
 mod tcp {
     pub const UPSTREAM: usize = 0;
@@ -106,7 +82,7 @@ mod udp {
 pub struct Record {
     state: AtomicU8,
     ending: AtomicU8,
-    is_logged: AtomicU8,
+    marks: AtomicU8,
     pub(super) lap: AtomicU8,
     generation: AtomicU32,
     flags: AtomicU32,
@@ -127,7 +103,7 @@ impl Record {
         fence(Release);
         self.flags.store(0, Relaxed);
         self.ending.store(0, Relaxed);
-        self.set_logged(false);
+        self.marks.store(0, Relaxed);
         self.set_lap(lap_of(now_ms, time::monotonic_ms()));
         self.worker.store(worker as u8, Relaxed);
         self.takeovers.store(0, Relaxed);
@@ -248,12 +224,17 @@ impl Record {
 
     /// Whether the access log was told of its end.
     pub fn is_logged(&self) -> bool {
-        self.is_logged.load(Acquire) != 0
+        self.marks.load(Acquire) & LOGGED != 0
     }
 
     /// Sets it.
     pub fn set_logged(&self, is_logged: bool) {
-        self.is_logged.store(is_logged.into(), Release);
+        self.mark(LOGGED, is_logged);
+    }
+
+    fn mark(&self, mark: u8, is_set: bool) {
+        let others = self.marks.load(Relaxed) & !mark;
+        self.marks.store(others | if is_set { mark } else { 0 }, Release);
     }
 
     pub(super) fn body(&self) -> &[AtomicU32; 10] {
@@ -290,6 +271,16 @@ impl Record {
     /// TCP: sets it: BEFORE the first fill, and to none after the last drain.
     pub fn set_holder(&self, direction: Direction, holder: Holder) {
         self.body[tcp::HOLDERS + direction as usize].store(holder.encode(), Release);
+    }
+
+    /// TCP: whether a direction's bytes come in such amounts that they are spliced. A guess from what came last.
+    pub fn is_bulk(&self, direction: Direction) -> bool {
+        self.marks.load(Relaxed) & BULK[direction as usize] != 0
+    }
+
+    /// TCP: sets it.
+    pub fn set_bulk(&self, direction: Direction, is_bulk: bool) {
+        self.mark(BULK[direction as usize], is_bulk);
     }
 
     /// At the number of a part: which connection uses it. Set before the connection's record names it.
@@ -390,7 +381,7 @@ pub fn octets(ip: IpAddr) -> [u8; 16] {
 }
 
 /// Never 0, which is nobody.
-fn owner(client: Fd, part: Part) -> u32 {
+pub(super) fn owner(client: Fd, part: Part) -> u32 {
     let part = match part {
         Part::Upstream => 1,
         Part::Pipe(direction) => 2 + direction as u32,

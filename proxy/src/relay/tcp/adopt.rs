@@ -9,7 +9,7 @@ use crate::{
 };
 
 use super::{
-    Deadline, Tcp, Turn, await_connect, connect, evidence, header, other,
+    Deadline, Tcp, Turn, await_connect, connect, copy, evidence, header, other,
     positions::{self, Finding},
 };
 
@@ -274,7 +274,8 @@ fn take_holders(lane: &Lane, client: Fd, record: &Record, dead: &DeadEpochs) -> 
         Holder::Pipe(pipe) if take(lane, pipe, (client, Part::Pipe(direction)), dead) => {
             pipe::readable(pipe).is_ok()
         }
-        Holder::Pipe(_) => {
+        Holder::Buffer(number) if copy::noted(lane, client, direction, number).is_some() => true,
+        Holder::Pipe(_) | Holder::Buffer(_) => {
             record.set_holder(direction, Holder::None);
             false
         }

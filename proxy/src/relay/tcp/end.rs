@@ -74,8 +74,9 @@ impl Tcp {
         fault::point(Point::CloseBegun);
         lane.log_end(client, record);
         for direction in Direction::BOTH {
-            if let Holder::Pipe(pipe) = record.holder(direction) {
-                record.set_holder(direction, Holder::None);
+            let holder = record.holder(direction);
+            record.set_holder(direction, Holder::None);
+            if let Holder::Pipe(pipe) = holder {
                 fault::point(Point::CloseUnheld);
                 self.pipes.give_back_dirty(lane, pipe);
             }

@@ -5,10 +5,10 @@ use std::io;
 
 use crate::{
     fault::{self, Point},
-    relay::{Lane, pipes::Pipes},
+    relay::{Lane, buffers::Buffers, pipes::Pipes},
     sys::{
         Fd,
-        pipe::{readable, splice, write_byte},
+        pipe::{self, readable, write_byte},
         poll, urgent, would_block,
     },
     table::{Direction, Holder, Part, Record},
@@ -40,6 +40,14 @@ pub enum Outcome {
     Broken,
 }
 
+/// What can hold bytes of a half.
+pub struct Holders<'a> {
+    /// The worker's pipes.
+    pub pipes: &'a mut Pipes,
+    /// Its buffers.
+    pub buffers: &'a mut Buffers,
+}
+
 /// One half of a connection.
 pub struct Half<'a> {
     /// The worker's share.
@@ -58,52 +66,68 @@ impl Half<'_> {
     /// Moves bytes until something is in the way. With `probe` false, a short fill is believed to
     /// have emptied the source: allowed if the last event told of new data and nothing else.
     /// Answers the outcome and the bytes that reached the sink.
-    pub fn turn(&self, pipes: &mut Pipes, probe: bool) -> (Outcome, usize) {
+    pub fn turn(&self, mut holders: Holders<'_>, probe: bool) -> (Outcome, usize) {
         let mut moved = 0;
-        let outcome = self.relay(pipes, probe, &mut moved).unwrap_or(Outcome::Broken);
+        let outcome = self.relay(&mut holders, probe, &mut moved).unwrap_or(Outcome::Broken);
         (outcome, moved)
     }
 
-    fn relay(&self, pipes: &mut Pipes, probe: bool, moved: &mut usize) -> io::Result<Outcome> {
+    fn relay(&self, holders: &mut Holders<'_>, probe: bool, moved: &mut usize) -> io::Result<Outcome> {
+        if let Holder::Buffer(number) = self.record.holder(self.direction)
+            && let Some(outcome) = self.pick_up(holders, number)?
+        {
+            return Ok(outcome);
+        }
         if let Holder::Pipe(pipe) = self.record.holder(self.direction) {
             if !self.drain(pipe, readable(pipe)?, moved)? {
                 return Ok(Outcome::Full);
             }
-            self.release(pipes, pipe);
+            self.release(holders.pipes, pipe);
         }
         loop {
             if *moved >= BUDGET {
                 return Ok(Outcome::More);
             }
-            let most = if pipes.is_short() { SMALL_FILL } else { FILL };
-            if pipes.is_short() && !poll::writable_now(self.sink) {
-                return Ok(Outcome::Full);
-            }
-            let Some(pipe) = pipes.lend(self.lane) else {
-                return Ok(Outcome::NoPipe);
+            let outcome = match self.is_copied(holders) {
+                true => self.copy(holders, probe, moved)?,
+                false => self.splice(holders.pipes, probe, moved)?,
             };
-            fault::point(Point::FillLent);
-            self.own(pipe);
-            self.record.set_holder(self.direction, Holder::Pipe(pipe));
-            fault::point(Point::FillHeld);
-            let filled = self.fill(pipe, most, probe)?;
-            if let Fill::Bytes(count) = filled
-                && !self.drain(pipe, count, moved)?
-            {
-                return Ok(Outcome::Full);
-            }
-            self.release(pipes, pipe);
-            match filled {
-                Fill::Bytes(count) if probe || count >= pipes.proves_dry().min(most) => {}
-                Fill::Bytes(_) | Fill::Dry => return Ok(Outcome::Dry),
-                Fill::End => return Ok(Outcome::Ended),
+            if let Some(outcome) = outcome {
+                return Ok(outcome);
             }
         }
     }
 
+    /// One fill of a pipe, and what the sink takes of it. Answers the outcome, if the turn ends with it.
+    fn splice(&self, pipes: &mut Pipes, probe: bool, moved: &mut usize) -> io::Result<Option<Outcome>> {
+        let most = if pipes.is_short() { SMALL_FILL } else { FILL };
+        if pipes.is_short() && !poll::writable_now(self.sink) {
+            return Ok(Some(Outcome::Full));
+        }
+        let Some(pipe) = pipes.lend(self.lane) else {
+            return Ok(Some(Outcome::NoPipe));
+        };
+        fault::point(Point::FillLent);
+        self.hold(pipe);
+        fault::point(Point::FillHeld);
+        let filled = self.fill(pipe, most, probe)?;
+        if let Fill::Bytes(count) = filled {
+            self.note_amount(count);
+            if !self.drain(pipe, count, moved)? {
+                return Ok(Some(Outcome::Full));
+            }
+        }
+        self.release(pipes, pipe);
+        Ok(match filled {
+            Fill::Bytes(count) if probe || count >= pipes.proves_dry().min(most) => None,
+            Fill::Bytes(_) | Fill::Dry => Some(Outcome::Dry),
+            Fill::End => Some(Outcome::Ended),
+        })
+    }
+
     /// Source to pipe, which is empty: so "not now" can only mean that the source is dry.
     fn fill(&self, pipe: Fd, most: usize, probe: bool) -> io::Result<Fill> {
-        match splice(self.source, pipe, most) {
+        match pipe::splice(self.source, pipe, most) {
             Ok(0) if readable(self.source)? == 0 => self.end(),
             Ok(0) => self.pass_urgent_byte(pipe),
             Ok(count) => {
@@ -116,7 +140,8 @@ impl Half<'_> {
         }
     }
 
-    fn end(&self) -> io::Result<Fill> {
+    /// The end of the source, unless it was reset.
+    pub(super) fn end(&self) -> io::Result<Fill> {
         if is_reset(self.lane, self.record, self.direction, (self.source, self.sink)) {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
@@ -126,7 +151,7 @@ impl Half<'_> {
     /// Pipe to sink, `residue` bytes. Answers false if the sink takes no more for now.
     fn drain(&self, pipe: Fd, mut residue: usize, moved: &mut usize) -> io::Result<bool> {
         while residue > 0 {
-            match splice(pipe, self.sink, residue) {
+            match pipe::splice(pipe, self.sink, residue) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(count) => {
                     residue -= count;
@@ -161,14 +186,15 @@ impl Half<'_> {
         }
     }
 
-    /// Notes at the pipe's number whose it is.
-    fn own(&self, pipe: Fd) {
+    /// Makes a pipe the holder: its number says whose it is before the record names it.
+    pub(super) fn hold(&self, pipe: Fd) {
         if let Some(record) = self.lane.table.record(pipe) {
             record.set_owner(self.client(), Part::Pipe(self.direction));
         }
+        self.record.set_holder(self.direction, Holder::Pipe(pipe));
     }
 
-    fn client(&self) -> Fd {
+    pub(super) fn client(&self) -> Fd {
         match self.direction {
             Direction::Up => self.source,
             Direction::Down => self.sink,
@@ -186,7 +212,7 @@ impl Half<'_> {
 
 /// What a fill brought.
 #[derive(Clone, Copy)]
-enum Fill {
+pub(super) enum Fill {
     Bytes(usize),
     Dry,
     End,

@@ -5,6 +5,7 @@ mod accept;
 mod adopt;
 mod client_hello;
 mod connect;
+mod copy;
 mod end;
 mod evidence;
 mod half;
@@ -26,12 +27,13 @@ use crate::{
 
 use super::{
     Lane,
+    buffers::Buffers,
     chooser::Chooser,
     expiry::{self, Times},
     pipes::Pipes,
     token::Token,
 };
-use half::{Half, Outcome};
+use half::{Half, Holders, Outcome};
 use queue::Queues;
 use turns::{Turn, Turns};
 
@@ -51,6 +53,7 @@ struct Deadline {
 /// The TCP relay of one worker.
 pub struct Tcp {
     pipes: Pipes,
+    buffers: Buffers,
     chooser: Chooser,
     queues: Queues,
     /// Halves whose budget ended.
@@ -68,10 +71,11 @@ pub struct Tcp {
 }
 
 impl Tcp {
-    /// Starts with a worker's pipes.
-    pub fn new(pipes: Pipes) -> Self {
+    /// Starts with a worker's pipes and buffers.
+    pub fn new(pipes: Pipes, buffers: Buffers) -> Self {
         Self {
             pipes,
+            buffers,
             chooser: Chooser::new(fastrand::Rng::new()),
             queues: Queues::default(),
             turns: Turns::default(),
@@ -175,7 +179,8 @@ impl Tcp {
         let half = Half { lane, record, direction, source, sink };
         // A read of a unix socket ends at messages that came with descriptors, and so may be short with more to come.
         let probe = probe || record.has(flag::of(flag::UNIX, direction));
-        let (outcome, moved) = half.turn(&mut self.pipes, probe);
+        let holders = Holders { pipes: &mut self.pipes, buffers: &mut self.buffers };
+        let (outcome, moved) = half.turn(holders, probe);
         if moved > 0 {
             // No event tells of bytes that a slow sink takes.
             record.touch(now_ms);

@@ -2,18 +2,20 @@
 //! kernel's own count. After a death they tell whether anything was lost or doubled, with nothing
 //! but the two sockets to ask. Pure, but for [`audit`].
 
-use std::io;
+use std::{io, ops::Range};
 
 use crate::{
     relay::Lane,
     sys::{
-        Fd, is_unsupported, pipe,
+        Fd, buffer, is_unsupported, pipe, poll,
         socket::{CLOSE_WAIT, CLOSED, CLOSING, FIN_WAIT1, FIN_WAIT2, LAST_ACK, SYN_SENT, TIME_WAIT},
         stream::{self, StreamCounters},
         urgent,
     },
     table::{Direction, Holder, Record, flag},
 };
+
+use super::copy;
 
 /// Bytes of the stream that were read from a source. After a reset it may be off by one.
 pub fn read(source: &StreamCounters) -> u64 {
@@ -86,6 +88,14 @@ impl Headers {
     }
 }
 
+/// Where in a buffer is what was read and not written yet, if so many bytes were noted to be in it. A worker that died
+/// before it noted them has not written any of them. `None` if it cannot be.
+pub fn in_buffer(noted: usize, read: u64, written: u64) -> Option<Range<usize>> {
+    let held = usize::try_from(read.checked_sub(written)?).ok()?;
+    let end = if noted == 0 { held } else { noted };
+    Some(end.checked_sub(held)?..end).filter(|_| end <= buffer::SIZE)
+}
+
 /// Audits one direction between turns: nothing is being moved.
 ///
 /// # Errors
@@ -96,10 +106,8 @@ pub fn audit(
     direction: Direction,
     (source, sink): (Fd, Fd),
 ) -> io::Result<Finding> {
-    let residue = match record.holder(direction) {
-        Holder::None => 0,
-        Holder::Pipe(pipe) => pipe::readable(pipe)? as u64,
-    };
+    let holder = record.holder(direction);
+    let residue = if let Holder::Pipe(pipe) = holder { pipe::readable(pipe)? as u64 } else { 0 };
     let (from, to) = match (stream::counters_of_source(source), stream::counters_of_sink(sink)) {
         (Err(error), _) | (_, Err(error)) if is_unsupported(&error) => return Ok(Finding::Uncounted),
         (from, to) => (from?, to?),
@@ -109,19 +117,60 @@ pub fn audit(
         // Both were reset: each has one byte less than was counted, and they would agree.
         return Ok(Finding::Broken);
     }
-    let we_connected_the_sink = direction == Direction::Up;
     let at_mark = residue > 0 && urgent::at_mark(source)?;
     let headers = Headers::of(lane, record, direction, (source, sink));
-    let (read, written) = (read(&from), written(&to, we_connected_the_sink));
-    let finding = match (read.checked_sub(headers.taken), written.checked_sub(headers.added)) {
-        (Some(read), Some(written)) => judge(read, residue, written, at_mark),
-        _ => Finding::Mismatch { read, residue, written },
-    };
-    Ok(match finding {
+    let (read, written) = (read(&from), written(&to, direction == Direction::Up));
+    let mismatch = match [from.state, to.state].contains(&CLOSED) {
+        false => Finding::Mismatch { read, residue, written },
         // Of a socket that was reset the end was counted, which never came. One that has ended agrees.
-        Finding::Mismatch { .. } if [from.state, to.state].contains(&CLOSED) => Finding::Broken,
-        finding => finding,
+        true => Finding::Broken,
+    };
+    let (Some(read), Some(written)) = (read.checked_sub(headers.taken), written.checked_sub(headers.added))
+    else {
+        return Ok(mismatch);
+    };
+    Ok(match holder {
+        Holder::Buffer(number) => {
+            let noted = copy::noted(lane, client(direction, (source, sink)), direction, number);
+            let place = noted.and_then(|noted| in_buffer(noted, read, written));
+            place.map_or(mismatch, |_| Finding::Whole { written })
+        }
+        Holder::None | Holder::Pipe(_) => match judge(read, residue, written, at_mark) {
+            Finding::Mismatch { .. } => mismatch,
+            finding => finding,
+        },
     })
+}
+
+/// Where in a dead worker's buffer is what it had not written yet.
+///
+/// # Errors
+/// `WouldBlock`: bytes come in all the time; later. Anything else: the connection cannot go on.
+pub fn left(
+    lane: &Lane,
+    record: &Record,
+    direction: Direction,
+    (source, sink): (Fd, Fd),
+    number: u32,
+) -> io::Result<Range<usize>> {
+    let broken = || io::Error::from(io::ErrorKind::ConnectionReset);
+    let (from, to) = (stream::counters_of_source(source)?, stream::counters_of_sink(sink)?);
+    if to.state == CLOSED || (from.state == CLOSED && poll::has_failed(source)) {
+        return Err(broken());
+    }
+    let headers = Headers::of(lane, record, direction, (source, sink));
+    // A reset whose error the dead worker has read counts no end: one less was read than was written.
+    let (read, written) = (read(&from), written(&to, direction == Direction::Up));
+    let noted = copy::noted(lane, client(direction, (source, sink)), direction, number);
+    let place = in_buffer(noted.ok_or_else(broken)?, read + headers.added, written + headers.taken);
+    place.ok_or_else(broken)
+}
+
+fn client(direction: Direction, (source, sink): (Fd, Fd)) -> Fd {
+    match direction {
+        Direction::Up => source,
+        Direction::Down => sink,
+    }
 }
 
 /// Whether a closed source, all of whose bytes are in the sink, has ended, rather than been reset: then

@@ -71,3 +71,15 @@ fn what_is_missing_or_double_is_seen() {
     assert_eq!(judge(100, 0, 99, true), mismatch(100, 0, 99));
     assert_eq!(judge(100, 0, 101, true), mismatch(100, 0, 101));
 }
+
+#[test]
+fn what_is_left_in_a_buffer_is_its_end() {
+    assert_eq!(in_buffer(0, 100, 100), Some(0..0), "nothing was read");
+    assert_eq!(in_buffer(0, 107, 100), Some(0..7), "read, and not noted");
+    assert_eq!(in_buffer(7, 107, 100), Some(0..7), "noted, and nothing sent");
+    assert_eq!(in_buffer(7, 107, 105), Some(5..7), "a part was sent");
+    assert_eq!(in_buffer(7, 107, 107), Some(7..7), "all was sent");
+    assert_eq!(in_buffer(7, 108, 100), None, "more than was in it");
+    assert_eq!(in_buffer(0, 99, 100), None, "more written than read");
+    assert_eq!(in_buffer(0, 100 + 16_385, 100), None, "more than there is room for");
+}

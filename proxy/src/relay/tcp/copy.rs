@@ -1,0 +1,138 @@
+//! A relay half whose messages are small: source socket to buffer to sink socket, by copying. What the sink does not
+//! take at once goes on in a pipe, so that nothing is in a buffer between two turns, but after a death in one.
+
+use std::{io, ops::Range};
+
+use crate::{
+    fault::{self, Point},
+    relay::{Lane, buffers::Buffer},
+    sys::{Fd, buffer::SIZE, would_block},
+    table::{BufferCell, Direction, Holder, flag},
+};
+
+use super::{
+    half::{Half, Holders, Outcome},
+    positions,
+};
+
+impl Half<'_> {
+    /// Whether the next bytes are to be copied rather than spliced.
+    pub(super) fn is_copied(&self, holders: &Holders<'_>) -> bool {
+        // Of what is written to a unix socket nobody counts the bytes, so nobody could tell what is in a buffer yet.
+        let unix =
+            Direction::BOTH.iter().fold(0, |flags, direction| flags | flag::of(flag::UNIX, *direction));
+        // And there has to be a pipe for what the sink does not take.
+        holders.buffers.own.is_some()
+            && !self.record.is_bulk(self.direction)
+            && !self.record.has(unix)
+            && !holders.pipes.is_short()
+    }
+
+    /// Notes how much came at once.
+    pub(super) fn note_amount(&self, count: usize) {
+        let is_bulk = count >= SIZE;
+        if is_bulk != self.record.is_bulk(self.direction) {
+            self.record.set_bulk(self.direction, is_bulk);
+        }
+    }
+
+    /// One fill of the buffer, and what the sink takes of it. Answers the outcome, if the turn ends with it.
+    pub(super) fn copy(
+        &self,
+        holders: &mut Holders<'_>,
+        probe: bool,
+        moved: &mut usize,
+    ) -> io::Result<Option<Outcome>> {
+        let most = holders.pipes.room().min(SIZE);
+        let Some(buffer) = &mut holders.buffers.own else { return Ok(Some(Outcome::NoPipe)) };
+        buffer.cell.reserve(self.client(), self.direction);
+        self.record.set_holder(self.direction, Holder::Buffer(buffer.number));
+        fault::point(Point::CopyHeld);
+        let received = buffer.memory.receive(self.source, most);
+        let count = match received {
+            Ok(count) if count > 0 => count,
+            Err(error) if !would_block(&error) => return Err(error),
+            // Nothing is in it.
+            other => {
+                self.record.set_holder(self.direction, Holder::None);
+                return match other {
+                    Ok(_) => self.end().map(|_| Some(Outcome::Ended)),
+                    Err(_) => Ok(Some(Outcome::Dry)),
+                };
+            }
+        };
+        fault::point(Point::CopyFilled);
+        buffer.cell.note(self.client(), self.direction, count);
+        fault::point(Point::CopyNoted);
+        let sent = self.send(buffer, count)?;
+        *moved += sent;
+        if sent < count {
+            let number = buffer.number;
+            self.pour(holders, number, sent..count)?;
+            return Ok(Some(Outcome::Full));
+        }
+        fault::point(Point::CopyAll);
+        self.record.set_holder(self.direction, Holder::None);
+        self.note_amount(count);
+        let is_dry = !probe && count < most;
+        Ok(is_dry.then_some(Outcome::Dry))
+    }
+
+    /// Answers how much of the buffer the sink has taken.
+    fn send(&self, buffer: &Buffer, count: usize) -> io::Result<usize> {
+        let mut sent = 0;
+        while sent < count {
+            match buffer.memory.send(self.sink, sent..count) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(more) => sent += more,
+                Err(error) if would_block(&error) => break,
+                Err(error) => return Err(error),
+            }
+            if sent < count {
+                fault::point(Point::CopyPart);
+            }
+        }
+        Ok(sent)
+    }
+
+    /// Goes on with what a dead worker left in its buffer, in a pipe. Answers the outcome, if the turn ends with it.
+    pub(super) fn pick_up(&self, holders: &mut Holders<'_>, number: u32) -> io::Result<Option<Outcome>> {
+        let left =
+            match positions::left(self.lane, self.record, self.direction, (self.source, self.sink), number) {
+                // The client goes on sending, until its window is full.
+                Err(error) if would_block(&error) => return Ok(Some(Outcome::More)),
+                other => other?,
+            };
+        if left.is_empty() {
+            self.record.set_holder(self.direction, Holder::None);
+            return Ok(None);
+        }
+        match self.pour(holders, number, left) {
+            Err(error) if would_block(&error) => Ok(Some(Outcome::NoPipe)),
+            other => other.map(|()| None),
+        }
+    }
+
+    /// Moves the rest of a buffer into a pipe, which holds it from then on.
+    ///
+    /// # Errors
+    /// `WouldBlock`: there is no pipe.
+    fn pour(&self, holders: &mut Holders<'_>, number: u32, rest: Range<usize>) -> io::Result<()> {
+        let Some(pipe) = holders.pipes.lend(self.lane) else {
+            return Err(io::ErrorKind::WouldBlock.into());
+        };
+        if let Err(error) = holders.buffers.pour(number, rest, pipe) {
+            holders.pipes.give_back_dirty(self.lane, pipe);
+            return Err(if would_block(&error) { io::ErrorKind::WriteZero.into() } else { error });
+        }
+        fault::point(Point::CopyPoured);
+        self.hold(pipe);
+        fault::point(Point::CopyPiped);
+        Ok(())
+    }
+}
+
+/// How many bytes are noted in a buffer, if it is this direction's of that connection.
+pub fn noted(lane: &Lane, client: Fd, direction: Direction, number: u32) -> Option<usize> {
+    lane.table.buffer(number).and_then(|cell: &BufferCell| cell.noted(client, direction))
+}
