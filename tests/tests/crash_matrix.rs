@@ -172,7 +172,7 @@ const MATRIX: &[(&str, Servers, Scenario)] = &[
     ("A:close.unheld:1", ONE, reset_with_bytes_in_flight),
     ("A:close.begun:1", ONE, reset_with_bytes_in_flight),
     ("A:event.told:1,B:move.added:1:stop", ONE, at_once),
-    ("A:copy.held:3,B:move.added:1:stop", ONE, at_once),
+    ("A:copy.held:2,B:move.added:1:stop", ONE, at_once),
     ("A:end.seen:1,B:move.added:1:stop", ONE, end_at_once),
     ("A:connect.established:1,B:move.added:1:stop", SLOW_ONE, at_once_from_a_slow_server),
     ("A:end.seen:1,B:move.added:1:stop", SLOW_ONE, at_once_from_a_slow_server),

@@ -60,6 +60,8 @@ const OWNER: usize = 9;
 const LOGGED: u8 = 1 << 0;
 /// By [`Direction`].
 const BULK: [u8; 2] = [1 << 1, 1 << 2];
+const EARLY_END: u8 = 1 << 3;
+const KEPT_ALIVE: u8 = 1 << 4;
 
 mod tcp {
     pub const UPSTREAM: usize = 0;
@@ -281,6 +283,26 @@ impl Record {
     /// TCP: sets it.
     pub fn set_bulk(&self, direction: Direction, is_bulk: bool) {
         self.mark(BULK[direction as usize], is_bulk);
+    }
+
+    /// TCP: whether more than bytes has come from the client before there was a server.
+    pub fn is_early_end(&self) -> bool {
+        self.marks.load(Relaxed) & EARLY_END != 0
+    }
+
+    /// TCP: notes it.
+    pub fn set_early_end(&self) {
+        self.mark(EARLY_END, true);
+    }
+
+    /// TCP: whether the server's socket asks a silent peer whether it is there.
+    pub fn is_kept_alive(&self) -> bool {
+        self.marks.load(Relaxed) & KEPT_ALIVE != 0
+    }
+
+    /// TCP: notes it.
+    pub fn set_kept_alive(&self) {
+        self.mark(KEPT_ALIVE, true);
     }
 
     /// At the number of a part: which connection uses it. Set before the connection's record names it.

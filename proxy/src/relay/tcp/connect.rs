@@ -111,11 +111,13 @@ impl Tcp {
         let (Some(upstream), Some(server)) = (record.upstream(), record.server()) else {
             return;
         };
-        let error = socket::take_error(upstream);
+        // What failed tells so (`tcp_poll`, net/ipv4/tcp.c), but an event that a dead worker had taken may be an older one.
+        let may_have_failed = mask & (epoll::ERR | epoll::HUP) != 0 || record.has(flag::ADOPTED);
+        let error = if may_have_failed { socket::take_error(upstream) } else { None };
         // A server that answers and resets at once was connected: its bytes come before its reset.
-        let has_answered = pipe::readable(upstream).is_ok_and(|count| count > 0);
+        let has_answered = || pipe::readable(upstream).is_ok_and(|count| count > 0);
         match &error {
-            Some(error) if !has_answered => return self.try_another(lane, client, record, error, now_ms),
+            Some(error) if !has_answered() => return self.try_another(lane, client, record, error, now_ms),
             None if mask & epoll::OUT == 0 || is_stale_event(record, upstream) => return,
             None => match header::send(lane, client, record, upstream) {
                 Ok(true) => {}
@@ -126,8 +128,11 @@ impl Tcp {
             // Nobody takes a header any more; what was answered is passed on.
             Some(_) => {}
         }
-        // Events that came while it was connecting are gone: the heir of a worker that dies now must look.
-        Direction::BOTH.iter().for_each(|direction| record.set(flag::of(flag::MORE, *direction)));
+        // What the server's socket has to tell is in this event. Those of the client that came while it was connecting
+        // are gone: the heir of a worker that dies now must look.
+        let is_told = may_have_failed || mask & !epoll::OUT != 0;
+        let directions = if is_told { &Direction::BOTH[..] } else { &[Direction::Up] };
+        directions.iter().for_each(|direction| record.set(flag::of(flag::MORE, *direction)));
         record.set_state(State::Established);
         fault::point(Point::ConnectEstablished);
         let counters = lane.server(server);
@@ -143,9 +148,10 @@ impl Tcp {
         servers::note_success(lane, server, now_ms);
         let generation = record.generation();
         let is_open = || record.generation() == generation && record.state() == State::Established;
-        for direction in Direction::BOTH {
+        let probe = is_told || record.is_early_end();
+        for direction in directions {
             if is_open() {
-                self.run(lane, (client, record, direction), true, now_ms);
+                self.run(lane, (client, record, *direction), probe, now_ms);
             }
         }
         if is_open() && error.is_some() {

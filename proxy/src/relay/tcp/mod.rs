@@ -31,6 +31,7 @@ use super::{
     chooser::Chooser,
     expiry::{self, Times},
     pipes::Pipes,
+    servers,
     token::Token,
 };
 use half::{Half, Holders, Outcome};
@@ -41,6 +42,9 @@ use turns::{Turn, Turns};
 const TURNS_PER_BEAT: usize = 16;
 /// Halves that wait for a pipe and try again at a tick. Where more wait than that, pipes are short for longer.
 const WOKEN_PER_TICK: usize = 1024;
+
+/// Events that a short read does not answer.
+const BEYOND_DATA: u32 = epoll::RDHUP | epoll::HUP | epoll::PRI | epoll::ERR;
 
 /// A connect that may run out of time.
 #[derive(Clone, Copy)]
@@ -107,6 +111,10 @@ impl Tcp {
             record.touch(now_ms);
             fault::point(Point::EventTold);
         }
+        if direction == Direction::Up && mask & BEYOND_DATA != 0 && record.state() != State::Established {
+            // The event is not told again when the time for it has come.
+            record.set_early_end();
+        }
         match (record.state(), direction) {
             (State::Connecting, Direction::Down) => self.on_connect(lane, client, record, mask, now_ms),
             (State::Accepted, _) if record.has(flag::QUEUED) => self.on_waiting(lane, client, record, mask),
@@ -132,9 +140,8 @@ impl Tcp {
     ) {
         let generation = record.generation();
         let is_open = || record.generation() == generation && record.state() == State::Established;
-        let beyond_data = epoll::RDHUP | epoll::HUP | epoll::PRI | epoll::ERR;
-        if mask & (epoll::IN | beyond_data) != 0 {
-            self.run(lane, (client, record, direction), mask & beyond_data != 0, now_ms);
+        if mask & (epoll::IN | BEYOND_DATA) != 0 {
+            self.run(lane, (client, record, direction), mask & BEYOND_DATA != 0, now_ms);
         }
         if is_open() && mask & epoll::ERR != 0 {
             let source = match direction {
@@ -263,6 +270,7 @@ impl Tcp {
             State::Accepted => return self.expire_prelude(lane, client, record, now_ms),
             _ => return,
         }
+        keep_alive(lane, record);
         let rules = lane.config.rules(record.listener());
         // Where it is not asked for, the walk over all connections does without another line of memory for each.
         let began_ms = match rules.max_lifetime {
@@ -275,6 +283,15 @@ impl Tcp {
             lane.listener(record.listener()).expire(reason);
             self.reset(lane, client, record, reason);
         }
+    }
+}
+
+/// Has the server's socket notice a dead peer, if it does not yet. (Accepted ones have it of their listener.)
+fn keep_alive(lane: &Lane, record: &Record) {
+    if let Some(upstream) = record.upstream().filter(|_| !record.is_kept_alive()) {
+        record.set_kept_alive();
+        // Of a unix socket the kernel knows.
+        let _ = socket::keep_alive(upstream, servers::rules(lane, record).keepalive);
     }
 }
 
