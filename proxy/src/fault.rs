@@ -66,6 +66,7 @@ points! {
     CopyAll = "copy.all",
     CopyPoured = "copy.poured",
     CopyPiped = "copy.piped",
+    CopyPicked = "copy.picked",
     UrgentWritten = "urgent.written",
     UrgentTaken = "urgent.taken",
     DrainPart = "drain.part",

@@ -1,4 +1,4 @@
-//! The buffer that a worker copies small messages through: for a few bytes that is cheaper than `splice`. It is empty
+//! The buffer that a worker copies small messages through: for a few bytes that is cheaper than `splice`. Its own is empty
 //! between two turns, so one is enough; what a sink does not take at once goes into a pipe.
 
 use std::{io, ops::Range};
@@ -40,12 +40,12 @@ impl Buffers {
         Self { file, own }
     }
 
-    /// Copies a part of any worker's buffer into an empty pipe.
+    /// A part of any worker's buffer.
     ///
     /// # Errors
-    /// There is no such part, or the pipe is too small.
-    pub fn pour(&self, number: u32, part: Range<usize>, pipe: Fd) -> io::Result<()> {
-        buffer::pour(self.file, number, part, pipe)
+    /// There is no such part.
+    pub fn read(&self, number: u32, part: Range<usize>) -> io::Result<Vec<u8>> {
+        buffer::read(self.file, number, part)
     }
 }
 

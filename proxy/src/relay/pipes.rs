@@ -84,7 +84,8 @@ impl Pipes {
     }
 
     /// Notes a lent pipe that came with an adopted flow.
-    pub fn note_adopted(&mut self, lane: &Lane) {
+    pub fn note_adopted(&mut self, lane: &Lane, pipe: Fd) {
+        self.measure(pipe);
         self.lent += 1;
         self.publish(lane.block());
     }

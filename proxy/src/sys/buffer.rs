@@ -34,14 +34,13 @@ impl Buffer {
         Ok(Self { base })
     }
 
-    /// Reads what a stream has now into the beginning, `most` bytes at most; 0 at its end.
+    /// Reads what a stream has now into the beginning, as much as there is room for; 0 at its end.
     ///
     /// # Errors
     /// `WouldBlock`: nothing to read. `ConnectionReset`: the peer is gone.
-    pub fn receive(&mut self, socket: Fd, most: usize) -> io::Result<usize> {
-        let len = most.min(SIZE);
-        // SAFETY: `len` bytes from `base` are inside the mapping (above), which nobody has a reference into.
-        check_len(unsafe { libc::recv(socket.raw(), self.base, len, libc::MSG_DONTWAIT) })
+    pub fn receive(&mut self, socket: Fd) -> io::Result<usize> {
+        // SAFETY: the mapping (above) has SIZE bytes from `base`, and nobody has a reference into it.
+        check_len(unsafe { libc::recv(socket.raw(), self.base, SIZE, libc::MSG_DONTWAIT) })
     }
 
     /// Writes a part of it to a stream, as much as that takes now, and answers how much.
@@ -58,19 +57,16 @@ impl Buffer {
     }
 }
 
-/// Copies a part of a buffer, whoever's it was, into a pipe.
+/// A part of a buffer, whoever's it was.
 ///
 /// # Errors
-/// The file has no such part, or the pipe has no room for all of it.
-pub fn pour(file: Fd, number: u32, part: Range<usize>, pipe: Fd) -> io::Result<()> {
-    let mut bytes = [0u8; SIZE];
-    let len = part.end.min(SIZE).saturating_sub(part.start);
+/// The file has no such part.
+pub fn read(file: Fd, number: u32, part: Range<usize>) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; part.end.min(SIZE).saturating_sub(part.start)];
     let from = (offset(number) + part.start) as libc::off_t;
-    // SAFETY: at most `len` bytes, which is no more than it has, are written to a live local.
-    let count = check_len(unsafe { libc::pread(file.raw(), bytes.as_mut_ptr().cast(), len, from) })?;
-    // SAFETY: `count` bytes of a live local are read.
-    let written = check_len(unsafe { libc::write(pipe.raw(), bytes.as_ptr().cast(), count) })?;
-    if written == len { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+    // SAFETY: pointer and length are those of a live, exclusive vector.
+    let count = check_len(unsafe { libc::pread(file.raw(), bytes.as_mut_ptr().cast(), bytes.len(), from) })?;
+    if count == bytes.len() { Ok(bytes) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
 fn offset(number: u32) -> usize {
@@ -85,30 +81,25 @@ mod tests {
     };
 
     use super::*;
-    use crate::sys::{memory, pipe};
+    use crate::sys::memory;
 
     #[test]
-    fn a_part_goes_to_a_socket_or_into_a_pipe() {
+    fn a_part_goes_to_a_socket_and_can_be_read_after_a_death() {
         let file = memory::file(c"test").unwrap();
         file.set_len(3 * SIZE as u64).unwrap();
         let file = Fd::keep(file);
         let mut buffer = Buffer::map(file, 2).unwrap();
         let (mut peer, ours) = UnixStream::pair().unwrap();
         let ours_fd = Fd::from_raw(ours.as_raw_fd());
-        assert_eq!(buffer.receive(ours_fd, SIZE).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        peer.write_all(b"0123456789").unwrap();
-        assert_eq!(buffer.receive(ours_fd, 8).unwrap(), 8);
+        assert_eq!(buffer.receive(ours_fd).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        peer.write_all(b"01234567").unwrap();
+        assert_eq!(buffer.receive(ours_fd).unwrap(), 8);
         assert_eq!(buffer.send(ours_fd, 2..5).unwrap(), 3);
         let mut back = [0; 3];
         peer.read_exact(&mut back).unwrap();
         assert_eq!(&back, b"234");
-        let holder = pipe::create(1 << 16).unwrap();
-        pour(file, 2, 5..8, holder).unwrap();
-        assert_eq!(pipe::readable(holder).unwrap(), 3);
-        // What is read of the file is what was received: who comes after a death sees the same.
-        assert_eq!(pipe::splice(holder, ours_fd, 3).unwrap(), 3);
-        peer.read_exact(&mut back).unwrap();
-        assert_eq!(&back, b"567");
-        assert!(pour(file, 9, 0..1, holder).is_err(), "beyond the file");
+        // Who comes after a death sees the same.
+        assert_eq!(read(file, 2, 5..8).unwrap(), b"567");
+        assert!(read(file, 9, 0..1).is_err(), "beyond the file");
     }
 }

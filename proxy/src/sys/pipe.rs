@@ -69,6 +69,15 @@ pub fn readable(fd: Fd) -> io::Result<usize> {
     Ok(count.max(0) as usize)
 }
 
+/// Writes bytes to a pipe, as many as it has room for, and answers how many.
+///
+/// # Errors
+/// `WouldBlock`: it is full.
+pub fn write(pipe: Fd, bytes: &[u8]) -> io::Result<usize> {
+    // SAFETY: pointer and length are those of a live slice.
+    check_len(unsafe { libc::write(pipe.raw(), bytes.as_ptr().cast(), bytes.len()) })
+}
+
 /// Writes one byte to a pipe.
 ///
 /// # Errors

@@ -62,6 +62,13 @@ impl Table {
         (first..first + BUFFERS as u32).find(|number| !self.is_holder(*number))
     }
 
+    /// Whether any buffer holds something. Between two turns: only what a dead worker has left, and its heir could not
+    /// pass on or pour into a pipe yet.
+    pub fn has_held_buffers(&self) -> bool {
+        let all = proxy_common::lease::SEATS * self.dimensions().workers * BUFFERS;
+        (0..all as u32).any(|number| self.is_holder(number))
+    }
+
     fn is_holder(&self, number: u32) -> bool {
         let Some((client, direction)) = self.buffer(number).map(BufferCell::user) else { return true };
         self.record(client).is_some_and(|record| record.holder(direction) == Holder::Buffer(number))
@@ -84,11 +91,13 @@ mod tests {
         table.record(client).unwrap().set_holder(Direction::Down, Holder::Buffer(first));
         cell.note(client, Direction::Down, 77);
         assert_eq!(table.free_buffer(1, 1), Some(first + 1));
+        assert!(table.has_held_buffers());
         assert_eq!(cell.noted(client, Direction::Down), Some(77));
         assert_eq!(cell.noted(client, Direction::Up), None);
         assert_eq!(cell.noted(Fd::from_raw(8), Direction::Down), None);
         table.record(client).unwrap().set_holder(Direction::Down, Holder::None);
         assert_eq!(table.free_buffer(1, 1), Some(first));
+        assert!(!table.has_held_buffers());
         assert!(table.buffer(4 * BUFFERS as u32).is_none());
     }
 }

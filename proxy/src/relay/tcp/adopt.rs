@@ -80,7 +80,7 @@ impl Tcp {
     fn go_on(&mut self, lane: &Lane, client: Fd, record: &'static Record, now_ms: u32) -> AdoptedState {
         let was_reset = record.has(flag::RESET);
         match record.state() {
-            State::Established if !was_reset => self.go_on_relaying(lane, client, record),
+            State::Established if !was_reset => self.go_on_relaying(lane, client, record, now_ms),
             State::Connecting if !was_reset => {
                 self.go_on_connecting(lane, client, record, now_ms);
                 AdoptedState::Connecting
@@ -111,12 +111,19 @@ impl Tcp {
         }
     }
 
-    fn go_on_relaying(&mut self, lane: &Lane, client: Fd, record: &'static Record) -> AdoptedState {
+    fn go_on_relaying(
+        &mut self,
+        lane: &Lane,
+        client: Fd,
+        record: &'static Record,
+        now_ms: u32,
+    ) -> AdoptedState {
         let Some(upstream) = record.upstream() else {
             self.reset(lane, client, record, Ending::Lost);
             return AdoptedState::Closing;
         };
         let generation = record.generation();
+        let is_over = || record.generation() != generation || record.state() != State::Established;
         let mut state = AdoptedState::Idle;
         for direction in Direction::BOTH {
             let sink = if direction == Direction::Up { upstream } else { client };
@@ -124,7 +131,15 @@ impl Tcp {
                 // The flag comes before the shutdown, which may be missing; twice is harmless.
                 self.pass_end(lane, client, record, direction, sink);
                 state = AdoptedState::Busy;
-                if record.generation() != generation || record.state() != State::Established {
+                if is_over() {
+                    return state;
+                }
+            }
+            if let Holder::Buffer(_) = record.holder(direction) {
+                // At once: a dead worker has left one at most, and there may be a handover before the next turn.
+                self.run(lane, (client, record, direction), true, now_ms);
+                state = AdoptedState::Busy;
+                if is_over() {
                     return state;
                 }
             }
@@ -260,8 +275,8 @@ impl Tcp {
             lane.server(server).open.up();
         }
         for direction in Direction::BOTH {
-            if let Holder::Pipe(_) = record.holder(direction) {
-                self.pipes.note_adopted(lane);
+            if let Holder::Pipe(pipe) = record.holder(direction) {
+                self.pipes.note_adopted(lane, pipe);
             }
         }
     }

@@ -111,8 +111,12 @@ impl Tcp {
         let (Some(upstream), Some(server)) = (record.upstream(), record.server()) else {
             return;
         };
-        // What failed tells so (`tcp_poll`, net/ipv4/tcp.c), but an event that a dead worker had taken may be an older one.
-        let may_have_failed = mask & (epoll::ERR | epoll::HUP) != 0 || record.has(flag::ADOPTED);
+        // What failed tells so (`tcp_poll`, net/ipv4/tcp.c), but an event that a dead worker had taken may be an older
+        // one. And a server that has reset it since is worth a question if there is another one to go to.
+        let has_others =
+            servers::upstream_of(lane, record).is_some_and(|(_, upstream)| upstream.servers.len() > 1);
+        let may_have_failed =
+            mask & (epoll::ERR | epoll::HUP) != 0 || has_others || record.has(flag::ADOPTED);
         let error = if may_have_failed { socket::take_error(upstream) } else { None };
         // A server that answers and resets at once was connected: its bytes come before its reset.
         let has_answered = || pipe::readable(upstream).is_ok_and(|count| count > 0);
@@ -130,7 +134,7 @@ impl Tcp {
         }
         // What the server's socket has to tell is in this event. Those of the client that came while it was connecting
         // are gone: the heir of a worker that dies now must look.
-        let is_told = may_have_failed || mask & !epoll::OUT != 0;
+        let is_told = record.has(flag::ADOPTED) || error.is_some() || mask & !epoll::OUT != 0;
         let directions = if is_told { &Direction::BOTH[..] } else { &[Direction::Up] };
         directions.iter().for_each(|direction| record.set(flag::of(flag::MORE, *direction)));
         record.set_state(State::Established);

@@ -1,12 +1,12 @@
 //! A relay half whose messages are small: source socket to buffer to sink socket, by copying. What the sink does not
 //! take at once goes on in a pipe, so that nothing is in a buffer between two turns, but after a death in one.
 
-use std::{io, ops::Range};
+use std::io;
 
 use crate::{
     fault::{self, Point},
     relay::{Lane, buffers::Buffer},
-    sys::{Fd, buffer::SIZE, would_block},
+    sys::{Fd, buffer::SIZE, pipe, socket, would_block},
     table::{BufferCell, Direction, Holder, flag},
 };
 
@@ -21,11 +21,12 @@ impl Half<'_> {
         // Of what is written to a unix socket nobody counts the bytes, so nobody could tell what is in a buffer yet.
         let unix =
             Direction::BOTH.iter().fold(0, |flags, direction| flags | flag::of(flag::UNIX, *direction));
-        // And there has to be a pipe for what the sink does not take.
+        // And there has to be a pipe with room for what the sink does not take.
         holders.buffers.own.is_some()
             && !self.record.is_bulk(self.direction)
             && !self.record.has(unix)
             && !holders.pipes.is_short()
+            && holders.pipes.room() >= SIZE
     }
 
     /// Notes how much came at once.
@@ -43,12 +44,11 @@ impl Half<'_> {
         probe: bool,
         moved: &mut usize,
     ) -> io::Result<Option<Outcome>> {
-        let most = holders.pipes.room().min(SIZE);
         let Some(buffer) = &mut holders.buffers.own else { return Ok(Some(Outcome::NoPipe)) };
         buffer.cell.reserve(self.client(), self.direction);
         self.record.set_holder(self.direction, Holder::Buffer(buffer.number));
         fault::point(Point::CopyHeld);
-        let received = buffer.memory.receive(self.source, most);
+        let received = buffer.memory.receive(self.source);
         let count = match received {
             Ok(count) if count > 0 => count,
             Err(error) if !would_block(&error) => return Err(error),
@@ -68,13 +68,16 @@ impl Half<'_> {
         *moved += sent;
         if sent < count {
             let number = buffer.number;
-            self.pour(holders, number, sent..count)?;
+            let rest = holders.buffers.read(number, sent..count)?;
+            if !self.pour(holders, &rest)? {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
             return Ok(Some(Outcome::Full));
         }
         fault::point(Point::CopyAll);
         self.record.set_holder(self.direction, Holder::None);
         self.note_amount(count);
-        let is_dry = !probe && count < most;
+        let is_dry = !probe && count < SIZE;
         Ok(is_dry.then_some(Outcome::Dry))
     }
 
@@ -95,40 +98,55 @@ impl Half<'_> {
         Ok(sent)
     }
 
-    /// Goes on with what a dead worker left in its buffer, in a pipe. Answers the outcome, if the turn ends with it.
-    pub(super) fn pick_up(&self, holders: &mut Holders<'_>, number: u32) -> io::Result<Option<Outcome>> {
-        let left =
-            match positions::left(self.lane, self.record, self.direction, (self.source, self.sink), number) {
-                // The client goes on sending, until its window is full.
-                Err(error) if would_block(&error) => return Ok(Some(Outcome::More)),
-                other => other?,
-            };
-        if left.is_empty() {
-            self.record.set_holder(self.direction, Holder::None);
-            return Ok(None);
+    /// Goes on with what a dead worker left in its buffer: to the sink, and the rest into a pipe. Answers the outcome, if
+    /// the turn ends with it.
+    pub(super) fn pick_up(
+        &self,
+        holders: &mut Holders<'_>,
+        number: u32,
+        moved: &mut usize,
+    ) -> io::Result<Option<Outcome>> {
+        let sockets = (self.source, self.sink);
+        let left = match positions::left(self.lane, self.record, self.direction, sockets, number) {
+            // Bytes come in all the time, until the window is full.
+            Err(error) if would_block(&error) => return Ok(Some(Outcome::More)),
+            other => holders.buffers.read(number, other?)?,
+        };
+        let mut sent = 0;
+        while sent < left.len() {
+            match socket::send(self.sink, &left[sent..]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => sent += count,
+                Err(error) if would_block(&error) => break,
+                Err(error) => return Err(error),
+            }
         }
-        match self.pour(holders, number, left) {
-            Err(error) if would_block(&error) => Ok(Some(Outcome::NoPipe)),
-            other => other.map(|()| None),
+        *moved += sent;
+        fault::point(Point::CopyPicked);
+        if sent < left.len() {
+            // Without a pipe for it, it stays where it is.
+            self.pour(holders, &left[sent..])?;
+            return Ok(Some(Outcome::Full));
         }
+        self.record.set_holder(self.direction, Holder::None);
+        Ok(None)
     }
 
-    /// Moves the rest of a buffer into a pipe, which holds it from then on.
-    ///
-    /// # Errors
-    /// `WouldBlock`: there is no pipe.
-    fn pour(&self, holders: &mut Holders<'_>, number: u32, rest: Range<usize>) -> io::Result<()> {
-        let Some(pipe) = holders.pipes.lend(self.lane) else {
-            return Err(io::ErrorKind::WouldBlock.into());
-        };
-        if let Err(error) = holders.buffers.pour(number, rest, pipe) {
-            holders.pipes.give_back_dirty(self.lane, pipe);
-            return Err(if would_block(&error) { io::ErrorKind::WriteZero.into() } else { error });
+    /// Moves the rest of a buffer into a pipe, which holds it from then on. Answers false if none has room for it.
+    fn pour(&self, holders: &mut Holders<'_>, rest: &[u8]) -> io::Result<bool> {
+        let Some(pipe) = holders.pipes.lend(self.lane) else { return Ok(false) };
+        match pipe::write(pipe, rest) {
+            Ok(count) if count == rest.len() => {}
+            Err(error) if !would_block(&error) => return Err(error),
+            _ => {
+                holders.pipes.give_back_dirty(self.lane, pipe);
+                return Ok(false);
+            }
         }
         fault::point(Point::CopyPoured);
         self.hold(pipe);
         fault::point(Point::CopyPiped);
-        Ok(())
+        Ok(true)
     }
 }
 

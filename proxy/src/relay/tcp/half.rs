@@ -74,7 +74,7 @@ impl Half<'_> {
 
     fn relay(&self, holders: &mut Holders<'_>, probe: bool, moved: &mut usize) -> io::Result<Outcome> {
         if let Holder::Buffer(number) = self.record.holder(self.direction)
-            && let Some(outcome) = self.pick_up(holders, number)?
+            && let Some(outcome) = self.pick_up(holders, number, moved)?
         {
             return Ok(outcome);
         }

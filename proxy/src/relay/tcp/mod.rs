@@ -289,9 +289,9 @@ impl Tcp {
 /// Has the server's socket notice a dead peer, if it does not yet. (Accepted ones have it of their listener.)
 fn keep_alive(lane: &Lane, record: &Record) {
     if let Some(upstream) = record.upstream().filter(|_| !record.is_kept_alive()) {
-        record.set_kept_alive();
         // Of a unix socket the kernel knows.
         let _ = socket::keep_alive(upstream, servers::rules(lane, record).keepalive);
+        record.set_kept_alive();
     }
 }
 

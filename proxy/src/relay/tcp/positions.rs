@@ -155,11 +155,12 @@ pub fn left(
 ) -> io::Result<Range<usize>> {
     let broken = || io::Error::from(io::ErrorKind::ConnectionReset);
     let (from, to) = (stream::counters_of_source(source)?, stream::counters_of_sink(sink)?);
-    if to.state == CLOSED || (from.state == CLOSED && poll::has_failed(source)) {
+    // A reset counts no end, and the places would be one off. What is closed without one has ended both ways.
+    let has_ended = record.has(flag::of(flag::SHUT, super::other(direction))) && !poll::has_failed(source);
+    if to.state == CLOSED || (from.state == CLOSED && !has_ended) {
         return Err(broken());
     }
     let headers = Headers::of(lane, record, direction, (source, sink));
-    // A reset whose error the dead worker has read counts no end: one less was read than was written.
     let (read, written) = (read(&from), written(&to, direction == Direction::Up));
     let noted = copy::noted(lane, client(direction, (source, sink)), direction, number);
     let place = in_buffer(noted.ok_or_else(broken)?, read + headers.added, written + headers.taken);
@@ -179,7 +180,7 @@ pub fn is_end(lane: &Lane, record: &Record, direction: Direction, (source, sink)
     let headers = Headers::of(lane, record, direction, (source, sink));
     match (stream::counters(source), stream::counters(sink)) {
         (Ok(from), Ok(to)) => {
-            from.received + headers.added > written(&to, direction == Direction::Up) + headers.taken
+            from.received + headers.added == written(&to, direction == Direction::Up) + headers.taken + 1
         }
         _ => false,
     }

@@ -54,7 +54,7 @@ fn parts(table: &Table, client: Fd, record: &Record) -> Parts {
     };
     let pipe = |direction| match record.holder(direction) {
         Holder::Pipe(pipe) => Some(pipe).filter(|pipe| is_own(pipe, Part::Pipe(direction), Kind::Pipe)),
-        // Between two turns there is nothing in a buffer.
+        // Nothing is handed over while a buffer holds something.
         Holder::None | Holder::Buffer(_) => None,
     };
     let upstream = record.upstream().filter(|upstream| is_own(upstream, Part::Upstream, Kind::Upstream));

@@ -39,8 +39,9 @@ impl Supervisor {
         let cell = &self.setup.table.supervisor().handover;
         self.setup.decision.allow();
         cell.set_state(HandoverState::Moving);
-        if !self.park(now) {
-            // One of them hangs, which the plan sees to. Another try when both pools are well.
+        if !self.park(now) || self.setup.table.has_held_buffers() {
+            // One of them hangs, which the plan sees to, or has not come to what a dead one left in a buffer. Another
+            // try when both pools are well.
             self.setup.decision.decide(Decision::Kept);
             self.unpark();
             cell.set_state(HandoverState::Preparing);
