@@ -1,5 +1,6 @@
 //! Development tasks: `cargo xtask VERB`. One file per verb, and what they share in `shell`.
 
+mod bench;
 mod build_ebpf;
 mod ci;
 mod demo;
@@ -75,6 +76,15 @@ enum Verb {
         #[arg(long, default_value_t = 5)]
         kills: usize,
     },
+    /// Measure proxy beside HAProxy, nginx and no proxy, on the same work
+    ///
+    /// `cargo xtask bench --help` tells what it may be told. The release build is used.
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// Arguments of the run
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Reload again and again under WebSocket, ssh and PostgreSQL sessions, verified streams and UDP flows
     ///
     /// Fails if anything is lost, or if memory, descriptors or processes grow. The release build is used.
@@ -128,6 +138,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Test { args } => test::run(&args),
         Verb::Storm { seed, minutes, clients, debug } => storm::run(seed, minutes, clients, debug),
         Verb::Gap { connections, active, kills } => gap::run(connections, active, kills),
+        Verb::Bench { args } => bench::run(&args),
         Verb::Reloads { minutes, count } => reloads::run(minutes, count),
         Verb::Man { directory } => man::run(directory),
         Verb::Docs { check } => docs::run(check),
