@@ -1,5 +1,5 @@
 //! One relay half: source socket to holder to sink socket. A function of its descriptors and its
-//! record, so that resuming after a death is the same code as starting.
+//! record, so that resuming after a death is the same code as starting (but for what is left in a buffer: `copy.rs`).
 
 use std::io;
 
