@@ -39,7 +39,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Part {
     /// proxy beside other proxies, on the same work: processor time for a unit of it, rates, latencies
-    #[command(bin_name = "cargo xtask bench")]
+    #[command(override_usage = "cargo xtask bench [OPTIONS]")]
     Run(options::Options),
     /// The same, in the namespaces that are made for it
     #[command(hide = true)]

@@ -24,10 +24,10 @@ pub struct Options {
     /// What to run beside proxy, by default all that is installed
     #[arg(long, value_name = "PEER,...", value_delimiter = ',')]
     pub peers: Vec<Peer>,
-    /// A binary of proxy; several are compared with each other, too
+    /// A binary of proxy, by default its release build; several are compared with each other, too
     #[arg(long, value_name = "PATH", required = true)]
     pub proxy: Vec<PathBuf>,
-    /// Where to write table.md, results.json and plot.svg
+    /// Where to write table.md, results.json and plot.svg; not below /run, which the run has for itself
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 }

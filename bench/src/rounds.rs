@@ -34,7 +34,7 @@ pub fn run(options: &Options) -> Result<()> {
     let (cases, targets) = (options.cases(), targets::chosen(options)?);
     let plan = plan(options.rounds, &cases, &targets);
     let minutes = plan.len() as f64 * (1.2 * options.seconds + 0.4) / 60.0;
-    eprintln!("{} runs, about {minutes:.1} minutes", plan.len());
+    eprintln!("{} runs, {minutes:.1} minutes if nothing else disturbs them", plan.len());
     let mut outcomes = Vec::new();
     for (number, (round, case, target)) in plan.iter().enumerate() {
         let (done, all) = (number + 1, plan.len());
