@@ -171,15 +171,23 @@ pub struct FilterArgs {
     pub listener: Option<String>,
 }
 
-/// The flags of `sessions list`.
+/// Which sessions, and of which proxy.
 #[derive(Args, Clone, Debug)]
-pub struct ListArgs {
+pub struct WhichArgs {
     #[command(flatten)]
     /// Which ones.
     pub filter: FilterArgs,
     #[command(flatten)]
     /// Where to ask.
     pub control: ControlArgs,
+}
+
+/// The flags of `sessions list`.
+#[derive(Args, Clone, Debug)]
+pub struct ListArgs {
+    #[command(flatten)]
+    /// Which ones.
+    pub which: WhichArgs,
     /// Answer in JSON, one object a line
     #[arg(long)]
     pub json: bool,
@@ -191,10 +199,7 @@ pub struct ListArgs {
 pub struct CloseArgs {
     #[command(flatten)]
     /// Which ones.
-    pub filter: FilterArgs,
-    #[command(flatten)]
-    /// Where to ask.
-    pub control: ControlArgs,
+    pub which: WhichArgs,
     /// Answer in JSON
     #[arg(long)]
     pub json: bool,

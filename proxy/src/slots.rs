@@ -67,12 +67,16 @@ pub fn of_upstream<'a>(
 ) -> impl Iterator<Item = Slot<'a>> + use<'a> {
     let upstream = &config.upstreams[number];
     let used = upstream.slots.clone().take(table.upstream(number).used());
-    used.filter_map(move |number| at(config, table, number))
+    used.filter_map(move |number| slot(upstream, table, number))
 }
 
 /// The slot of this number, if it is in use.
 pub fn at<'a>(config: &'a Config, table: &Table, number: usize) -> Option<Slot<'a>> {
     let upstream = config.upstreams.iter().find(|upstream| upstream.slots.contains(&number))?;
+    slot(upstream, table, number)
+}
+
+fn slot<'a>(upstream: &'a Upstream, table: &Table, number: usize) -> Option<Slot<'a>> {
     let cell = table.servers().get(number)?;
     Some(Slot { number, upstream, cell, identity: cell.identity()? })
 }

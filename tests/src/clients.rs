@@ -1,11 +1,13 @@
 //! Clients: one small request, told apart by how it ended; and crowds of them.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Result, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+
+use socket2::SockRef;
 
 use crate::servers::PATIENCE;
 
@@ -92,9 +94,21 @@ pub fn pair(listen: SocketAddr, accepted: &mpsc::Receiver<TcpStream>) -> (TcpStr
     (client, server)
 }
 
+/// So many connections through the proxy at `listen` to a server at `server`, which is there for them only: the
+/// clients' ends, and the server's.
+#[track_caller]
+pub fn crowd(listen: SocketAddr, server: &str, many: usize) -> (Vec<TcpStream>, Vec<TcpStream>) {
+    proxy::sys::fd::raise_limit(1 << 20).expect("descriptors");
+    let listener = TcpListener::bind(server).expect("bind");
+    SockRef::from(&listener).listen(4096).expect("listen");
+    let accepted = thread::spawn(move || (0..many).map(|_| listener.accept().expect("accept").0).collect());
+    let clients = (0..many).map(|_| connect(listen)).collect();
+    (clients, accepted.join().expect("the server"))
+}
+
 /// What is written to one end comes out of the other.
 #[track_caller]
-pub fn carries(from: &mut TcpStream, to: &mut TcpStream) {
+pub fn carries(from: &mut impl Write, to: &mut impl Read) {
     from.write_all(b"ping").expect("write");
     let mut buffer = [0; 4];
     to.read_exact(&mut buffer).expect("read");

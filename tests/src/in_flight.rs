@@ -7,10 +7,10 @@ use std::thread;
 
 use nix::sys::signal::Signal;
 
+use crate::clients::carries;
 use crate::handover::hand_over;
 use crate::proxy::Proxy;
 use crate::takeover::{assert_adopted, take_over};
-use crate::unix::carries;
 use crate::{PRIMARY, pattern};
 
 /// What both kinds of stream have in common.

@@ -1,7 +1,7 @@
 //! Servers at unix sockets, and clients of them.
 
 use std::fs::{self, Permissions};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -64,13 +64,4 @@ pub fn connect(path: &Path) -> UnixStream {
     stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
     stream.set_write_timeout(Some(PATIENCE)).expect("timeout");
     stream
-}
-
-/// What is written to one end comes out of the other.
-#[track_caller]
-pub fn carries(from: &mut impl Write, to: &mut impl Read) {
-    from.write_all(b"ping").expect("write");
-    let mut buffer = [0; 4];
-    to.read_exact(&mut buffer).expect("read");
-    assert_eq!(&buffer, b"ping");
 }

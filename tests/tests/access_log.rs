@@ -3,7 +3,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +22,7 @@ use proxy_tests::servers::{self, PATIENCE, read_all, reset};
 use proxy_tests::status::Status;
 use proxy_tests::wait::{DEADLINE, until, until_true, until_within};
 use proxy_tests::{PRIMARY, STANDBY, faulty, pattern};
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, Socket, Type};
 
 const LISTEN: &str = "127.0.0.1:8080";
 const SERVER: &str = "127.0.0.1:9001";
@@ -287,15 +287,9 @@ const MANY: usize = 9_000;
 #[test]
 fn all_that_is_open_at_the_end_is_told_of() {
     isolate();
-    proxy::sys::fd::raise_limit(1 << 20).expect("descriptors");
     let log = AccessLog::new();
     let proxy = start(&log, "drain_timeout = \"50ms\"\n");
-    let listener = TcpListener::bind(SERVER).expect("bind");
-    SockRef::from(&listener).listen(4096).expect("listen");
-    let server =
-        thread::spawn(move || (0..MANY).map(|_| listener.accept().expect("accept").0).collect::<Vec<_>>());
-    let clients: Vec<_> = (0..MANY).map(|_| connect(at(LISTEN))).collect();
-    let _there = server.join().expect("the server");
+    let (clients, _there) = clients::crowd(at(LISTEN), SERVER, MANY);
     proxy.signal_supervisor(Signal::SIGTERM);
     proxy.wait_end();
     let lines = log.lines();

@@ -1,8 +1,7 @@
 //! What is open is listed, and closed by order, however much it is and whoever dies meanwhile.
 
 use std::io::{ErrorKind, Read};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::thread;
+use std::net::{SocketAddr, TcpStream};
 
 use nix::sys::signal::Signal;
 use proxy_tests::access_log::AccessLog;
@@ -14,7 +13,7 @@ use proxy_tests::status::Status;
 use proxy_tests::wait::until;
 use proxy_tests::{PRIMARY, STANDBY};
 use serde_json::Value;
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, Socket, Type};
 
 const LISTEN: &str = "127.0.0.1:8080";
 const OTHER: &str = "127.0.0.1:8081";
@@ -122,15 +121,9 @@ fn what_matches_is_closed_and_nothing_else() {
 #[test]
 fn thousands_are_listed_and_closed() {
     isolate();
-    proxy::sys::fd::raise_limit(1 << 20).expect("descriptors");
     let log = AccessLog::new();
     let proxy = start(&log, "10s");
-    let listener = TcpListener::bind(SERVER).expect("bind");
-    SockRef::from(&listener).listen(4096).expect("listen");
-    let server =
-        thread::spawn(move || (0..MANY).map(|_| listener.accept().expect("accept").0).collect::<Vec<_>>());
-    let clients: Vec<_> = (0..MANY).map(|_| clients::connect(at(LISTEN))).collect();
-    let there = server.join().expect("the server");
+    let (clients, there) = clients::crowd(at(LISTEN), SERVER, MANY);
     let sessions = list(&proxy, &["--source", "127.0.0.0/8"]);
     assert_eq!(sessions.len(), MANY);
     assert_eq!(closes(&proxy, &["--server", SERVER]), MANY as u64);

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use proxy_tests::builder::Builder;
-use proxy_tests::clients::{Outcome, ask_tcp, connect};
+use proxy_tests::clients::{Outcome, ask_tcp, carries, connect};
 use proxy_tests::handover::{KINDS, hand_over, reload};
 use proxy_tests::net::{at, isolate};
 use proxy_tests::proxy::Proxy;
@@ -132,8 +132,8 @@ fn who_waits_for_a_socket_that_is_gone_from_the_settings_gets_to_it() {
     }
     drop((first, of_first));
     let mut of_second = accepted.recv_timeout(PATIENCE).expect("it gets its place");
-    unix::carries(&mut second, &mut of_second);
-    unix::carries(&mut of_second, &mut second);
+    carries(&mut second, &mut of_second);
+    carries(&mut of_second, &mut second);
 }
 
 /// One that is absent, one that nobody listens at, one whose queue is full: another server is tried.
@@ -176,7 +176,7 @@ fn what_is_broken_off_does_not_look_like_an_end_where_that_can_be() {
     let pair = || -> (TcpStream, UnixStream) {
         let (mut client, mut server) =
             (connect(at(LISTEN)), accepted.recv_timeout(PATIENCE).expect("a connection"));
-        unix::carries(&mut client, &mut server);
+        carries(&mut client, &mut server);
         (client, server)
     };
     // The server closes with something unread, which is how it resets.
@@ -215,7 +215,7 @@ fn half_closed_connections_finish() {
     for server_ends_first in [false, true] {
         let (mut client, mut server) =
             (connect(at(LISTEN)), accepted.recv_timeout(PATIENCE).expect("a connection"));
-        unix::carries(&mut client, &mut server);
+        carries(&mut client, &mut server);
         if server_ends_first {
             server.shutdown(Shutdown::Write).expect("shutdown");
             assert_eq!(read_all(&mut client).expect("an end"), b"");

@@ -11,7 +11,7 @@ use super::{
     complain,
 };
 use crate::{
-    cli::{CloseArgs, FilterArgs, ListArgs, SessionsVerb},
+    cli::{CloseArgs, FilterArgs, ListArgs, SessionsVerb, WhichArgs},
     control::{
         CLOSE, LIST,
         sessions::{Closed, Filter, Session},
@@ -34,8 +34,8 @@ fn filter(given: &FilterArgs) -> String {
 }
 
 fn list(args: &ListArgs) -> Result<(), AskError> {
-    let path = &args.control.control;
-    let lines = ask::list(path, &(LIST.to_owned() + &filter(&args.filter)))?;
+    let path = &args.which.control.control;
+    let lines = ask::list(path, &(LIST.to_owned() + &filter(&args.which.filter)))?;
     let read = |line: String| match serde_json::from_str(&line) {
         Ok(session) => Ok((session, line)),
         Err(error) => Err(AskError::Garbled { path: path.clone(), error }),
@@ -101,7 +101,8 @@ fn bytes(count: u64) -> String {
 }
 
 fn close(args: &CloseArgs) -> Result<ExitCode, AskError> {
-    let closed: Closed = ask::json(&args.control.control, &(CLOSE.to_owned() + &filter(&args.filter)))?;
+    let WhichArgs { filter: given, control } = &args.which;
+    let closed: Closed = ask::json(&control.control, &(CLOSE.to_owned() + &filter(given)))?;
     let text = if args.json { serde_json::to_string(&closed).unwrap_or_default() } else { describe(&closed) };
     let _ = writeln!(io::stdout(), "{text}");
     Ok(if closed.silent.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

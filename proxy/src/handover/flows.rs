@@ -12,7 +12,7 @@ use crate::{
     handover::offer::OfferedServer,
     ledger::Ledger,
     sys::Fd,
-    table::{Direction, Facts, Record, State, Told, UdpFacts, flag, lap_of, octets},
+    table::{Direction, Facts, Record, State, Told, UdpFacts, flag, lap_of, mark, octets},
 };
 
 /// In place of a descriptor or a server: there is none.
@@ -206,7 +206,7 @@ impl Image {
             told: [source, asked].map(|address| octets(address.ip())),
             told_ports: [source, asked].map(|address| address.port().into()),
             ending: record.ending().map_or(0, |ending| ending.code().into()),
-            is_logged: record.is_logged().into(),
+            is_logged: record.is_marked(mark::LOGGED).into(),
             lap: u32::from(record.lap()) + 1,
             reserved: 0,
         }

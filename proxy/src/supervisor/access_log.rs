@@ -13,7 +13,7 @@ use crate::{
     config::{Config, STANDARD_OUTPUT, rules::AccessLog},
     notices::Notice,
     sys::{Fd, fd, time},
-    table::{Ending, Kind, LogRing, Record, State, Table},
+    table::{Ending, Kind, LogRing, Record, State, Table, mark},
 };
 
 use super::Supervisor;
@@ -139,7 +139,7 @@ fn tell_cut(table: &Table, config: &Config, (epoch, why): (u32, Ending), may_wai
         if tag.epoch != epoch || !matches!(tag.kind, Kind::Client | Kind::UdpFlow) {
             continue;
         }
-        let untold = |record: &&Record| record.state() != State::Free && !record.is_logged();
+        let untold = |record: &&Record| record.state() != State::Free && !record.is_marked(mark::LOGGED);
         let untold = table.record(fd).filter(untold);
         if let Some(record) = untold.filter(|record| config.logs(record.listener())) {
             if may_wait && !ring.has_room() {

@@ -14,7 +14,7 @@ use crate::{
         offer::OfferedServer,
     },
     sys::{Fd, socket, time},
-    table::{Direction, Ending, Holder, Kind, Part, Record, State, Tag},
+    table::{Direction, Ending, Holder, Kind, Part, Record, State, Tag, mark},
 };
 
 /// What it takes.
@@ -91,7 +91,7 @@ impl Import<'_> {
         record.set_server(server);
         record.set_takeovers(image.takeovers.min(u8::MAX.into()) as u8);
         Ending::of_code(image.ending as u8).into_iter().for_each(|ending| record.set_ending(ending));
-        record.set_logged(image.is_logged != 0);
+        record.mark(mark::LOGGED, image.is_logged != 0);
         if image.is_udp() {
             let (client, local) = image.addresses();
             record.set_udp(client, local);

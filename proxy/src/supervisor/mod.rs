@@ -121,7 +121,7 @@ struct Supervisor {
     strays: Vec<u32>,
     /// Descriptors may be open that nobody owns.
     has_orphans: bool,
-    /// Since when what is to be cut waits for room in the access log's ring, monotonic nanoseconds.
+    /// Whether it is worth waiting for room in the access log's ring, with what is to be cut.
     log_room: access_log::Room,
 }
 

@@ -15,25 +15,30 @@ pub fn readable(fds: &[Fd], timeout: Duration) -> io::Result<Vec<bool>> {
 
 /// Whether there is something to read, or to accept.
 pub fn has_event(socket: Fd) -> bool {
-    ready(&[socket], libc::POLLIN, Duration::ZERO).is_ok_and(|ready| ready[0])
+    now(socket, libc::POLLIN) != 0
 }
 
 /// Whether a socket would take bytes now.
 pub fn writable_now(socket: Fd) -> bool {
-    ready(&[socket], libc::POLLOUT, Duration::ZERO).is_ok_and(|ready| ready[0])
+    now(socket, libc::POLLOUT) != 0
 }
 
 /// Whether a stream's peer has ended it: there is nothing behind what can be read now.
 pub fn has_ended(socket: Fd) -> bool {
-    ready(&[socket], libc::POLLRDHUP, Duration::ZERO).is_ok_and(|ready| ready[0])
+    now(socket, libc::POLLRDHUP) != 0
 }
 
 /// Whether a socket has an error that nobody has taken yet.
 pub fn has_failed(socket: Fd) -> bool {
-    let mut polled = libc::pollfd { fd: socket.raw(), events: 0, revents: 0 };
+    now(socket, 0) & libc::POLLERR != 0
+}
+
+/// What there is of these events, and of those that are always told; nothing if it cannot be asked.
+fn now(fd: Fd, events: libc::c_short) -> libc::c_short {
+    let mut polled = libc::pollfd { fd: fd.raw(), events, revents: 0 };
     // SAFETY: one live local.
     unsafe { libc::poll(&mut polled, 1, 0) };
-    polled.revents & libc::POLLERR != 0
+    polled.revents
 }
 
 fn ready(fds: &[Fd], events: libc::c_short, timeout: Duration) -> io::Result<Vec<bool>> {

@@ -9,7 +9,7 @@ use std::sync::atomic::{
 
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-use super::{Counted, Counter, Direction, Ending, Record, Table, Visit, flag, octets};
+use super::{Counted, Counter, Direction, Ending, Record, Table, Visit, flag, mark, octets};
 use crate::{
     fault::{self, Point},
     sys::{Fd, time},
@@ -253,12 +253,12 @@ impl Table {
 
     /// Tells of the end of the flow whose record is at `fd`, once: see [`Self::note_told`]. By the writer of the ring.
     pub fn log_end(&self, ring: LogRing, counters: &LogCounters, fd: Fd, record: &Record) {
-        if record.is_logged() {
+        if record.is_marked(mark::LOGGED) {
             return;
         }
         ring.push(LogEntry::of(self, fd, record), counters);
         fault::point(Point::LogPushed);
-        record.set_logged(true);
+        record.mark(mark::LOGGED, true);
     }
 
     /// Notes of the flows of a dead pool that their ends were told, where their teller may have died before it did: of
@@ -269,7 +269,7 @@ impl Table {
             let fd = Fd::from_raw(entry.fd);
             let is_left = self.tag(fd).is_some_and(|cell| cell.get().epoch == epoch);
             let record = self.record(fd).filter(|record| is_left && record.generation() == entry.generation);
-            record.into_iter().for_each(|record| record.set_logged(true));
+            record.into_iter().for_each(|record| record.mark(mark::LOGGED, true));
         }
     }
 }
@@ -332,16 +332,16 @@ mod tests {
             table.tag(fd).unwrap().set(Tag::new(Kind::Client, 7));
             table.log_end(ring, &counters, fd, record);
             let told = counters.entries.get();
-            record.set_logged(false);
+            record.mark(mark::LOGGED, false);
             table.note_told(6);
-            assert!(!record.is_logged(), "another pool's");
+            assert!(!record.is_marked(mark::LOGGED), "another pool's");
             table.note_told(7);
             table.log_end(table.supervisors_log_ring(), &counters, fd, record);
             assert_eq!(counters.entries.get(), told);
             // The next one at the same number is another.
             let (_, record) = connection(&table, 8, Ending::Idle);
             table.note_told(7);
-            assert!(!record.is_logged());
+            assert!(!record.is_marked(mark::LOGGED));
         }
     }
 

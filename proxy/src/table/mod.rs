@@ -19,6 +19,7 @@ mod holder;
 mod index;
 mod lap;
 mod layout;
+pub mod mark;
 mod places;
 mod record;
 mod servers;

@@ -41,6 +41,14 @@ pub enum Direction {
 impl Direction {
     /// Both, in the order of their numbers.
     pub const BOTH: [Self; 2] = [Self::Up, Self::Down];
+
+    /// Of the client's and the upstream server's, the source's and the sink's; and the other way round.
+    pub fn ends<T>(self, (client, upstream): (T, T)) -> (T, T) {
+        match self {
+            Self::Up => (client, upstream),
+            Self::Down => (upstream, client),
+        }
+    }
 }
 
 /// A descriptor that is part of a TCP connection, beside the client's.
@@ -55,13 +63,6 @@ pub enum Part {
 // Words of a record's body, by protocol.
 /// At the number of a [`Part`]: whose it is. No flow's record is there, and `begin` clears it.
 const OWNER: usize = 9;
-
-// Marks of a record.
-const LOGGED: u8 = 1 << 0;
-/// By [`Direction`].
-const BULK: [u8; 2] = [1 << 1, 1 << 2];
-const EARLY_END: u8 = 1 << 3;
-const KEPT_ALIVE: u8 = 1 << 4;
 
 mod tcp {
     pub const UPSTREAM: usize = 0;
@@ -224,17 +225,13 @@ impl Record {
         self.ending.store(ending.code(), Release);
     }
 
-    /// Whether the access log was told of its end.
-    pub fn is_logged(&self) -> bool {
-        self.marks.load(Acquire) & LOGGED != 0
+    /// Whether a mark of [`super::mark`] is set.
+    pub fn is_marked(&self, mark: u8) -> bool {
+        self.marks.load(Acquire) & mark != 0
     }
 
-    /// Sets it.
-    pub fn set_logged(&self, is_logged: bool) {
-        self.mark(LOGGED, is_logged);
-    }
-
-    fn mark(&self, mark: u8, is_set: bool) {
+    /// Sets a mark, or clears it.
+    pub fn mark(&self, mark: u8, is_set: bool) {
         let others = self.marks.load(Relaxed) & !mark;
         self.marks.store(others | if is_set { mark } else { 0 }, Release);
     }
@@ -273,36 +270,6 @@ impl Record {
     /// TCP: sets it: BEFORE the first fill, and to none after the last drain.
     pub fn set_holder(&self, direction: Direction, holder: Holder) {
         self.body[tcp::HOLDERS + direction as usize].store(holder.encode(), Release);
-    }
-
-    /// TCP: whether a direction's bytes come in such amounts that they are spliced. A guess from what came last.
-    pub fn is_bulk(&self, direction: Direction) -> bool {
-        self.marks.load(Relaxed) & BULK[direction as usize] != 0
-    }
-
-    /// TCP: sets it.
-    pub fn set_bulk(&self, direction: Direction, is_bulk: bool) {
-        self.mark(BULK[direction as usize], is_bulk);
-    }
-
-    /// TCP: whether more than bytes has come from the client before there was a server.
-    pub fn is_early_end(&self) -> bool {
-        self.marks.load(Relaxed) & EARLY_END != 0
-    }
-
-    /// TCP: notes it.
-    pub fn set_early_end(&self) {
-        self.mark(EARLY_END, true);
-    }
-
-    /// TCP: whether the server's socket asks a silent peer whether it is there.
-    pub fn is_kept_alive(&self) -> bool {
-        self.marks.load(Relaxed) & KEPT_ALIVE != 0
-    }
-
-    /// TCP: notes it.
-    pub fn set_kept_alive(&self) {
-        self.mark(KEPT_ALIVE, true);
     }
 
     /// At the number of a part: which connection uses it. Set before the connection's record names it.
@@ -414,6 +381,7 @@ pub(super) fn owner(client: Fd, part: Part) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::mark;
     use zerocopy::FromZeros;
 
     #[test]
@@ -427,7 +395,7 @@ mod tests {
         assert_eq!(record.holder(Direction::Down), Holder::Pipe(Fd::from_raw(6)));
         assert_eq!(record.tried(), 2);
         record.set_takeovers(9);
-        record.set_logged(true);
+        record.mark(mark::LOGGED, true);
         record.set_ending(Ending::Idle);
         record.set_ending(Ending::Ordered);
         assert!(record.has(flag::of(flag::SHUT, Direction::Down)));
@@ -438,7 +406,7 @@ mod tests {
         assert_eq!((record.upstream(), record.tried(), record.server()), (None, 0, None));
         assert_eq!(record.holder(Direction::Down), Holder::None);
         assert!(!record.has(flag::of(flag::SHUT, Direction::Down)));
-        assert_eq!((record.takeovers(), record.ending(), record.is_logged()), (0, None, false));
+        assert_eq!((record.takeovers(), record.ending(), record.is_marked(mark::LOGGED)), (0, None, false));
     }
 
     #[test]

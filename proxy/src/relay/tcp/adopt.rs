@@ -126,7 +126,7 @@ impl Tcp {
         let is_over = || record.generation() != generation || record.state() != State::Established;
         let mut state = AdoptedState::Idle;
         for direction in Direction::BOTH {
-            let sink = if direction == Direction::Up { upstream } else { client };
+            let (_, sink) = direction.ends((client, upstream));
             if record.has(flag::of(flag::SHUT, direction)) {
                 // The flag comes before the shutdown, which may be missing; twice is harmless.
                 self.pass_end(lane, client, record, direction, sink);
@@ -176,10 +176,7 @@ impl Tcp {
         record.clear(flag::UNAUDITED);
         fault::point(Point::AdoptUnaudited);
         for direction in Direction::BOTH {
-            let (source, sink) = match direction {
-                Direction::Up => (client, upstream),
-                Direction::Down => (upstream, client),
-            };
+            let (source, sink) = direction.ends((client, upstream));
             let finding = positions::audit(lane, record, direction, (source, sink));
             let counters = &lane.block().counters;
             match finding {
@@ -229,12 +226,6 @@ impl Tcp {
         };
         let (generation, at_ms) = (record.generation(), connect::runs_out(lane, record));
         match socket::state(upstream) {
-            Ok(socket::SYN_SENT) => {
-                let token = Token::Upstream { client, generation: record.generation() };
-                // The dead worker may not have come to it.
-                let _ = epoll::add(lane.set, upstream, epoll::FLOW, token.encode());
-                await_connect(&mut self.connecting, Deadline { client, generation, at_ms });
-            }
             Ok(socket::CLOSED) | Err(_) => {
                 if let Some(error) = socket::take_error(upstream) {
                     self.give_up(lane, client, record, connect::classify(&error), now_ms);
@@ -243,11 +234,14 @@ impl Tcp {
                 }
                 self.connect(lane, client, record, now_ms);
             }
-            Ok(_) => {
-                let token = Token::Upstream { client, generation: record.generation() };
+            Ok(state) => {
+                let token = Token::Upstream { client, generation };
+                // The dead worker may not have come to it.
                 let _ = epoll::add(lane.set, upstream, epoll::FLOW, token.encode());
                 await_connect(&mut self.connecting, Deadline { client, generation, at_ms });
-                self.on_connect(lane, client, record, epoll::OUT, now_ms);
+                if state != socket::SYN_SENT {
+                    self.on_connect(lane, client, record, epoll::OUT, now_ms);
+                }
             }
         }
     }

@@ -22,6 +22,7 @@ use crate::{
     },
     table::{
         ConnectFailure, Direction, Ending, Facts, Kind, Part, Record, Rejection, State, Tag, Window, flag,
+        mark,
     },
 };
 
@@ -152,7 +153,7 @@ impl Tcp {
         servers::note_success(lane, server, now_ms);
         let generation = record.generation();
         let is_open = || record.generation() == generation && record.state() == State::Established;
-        let probe = is_told || record.is_early_end();
+        let probe = is_told || record.is_marked(mark::EARLY_END);
         for direction in directions {
             if is_open() {
                 self.run(lane, (client, record, *direction), probe, now_ms);

@@ -5,9 +5,9 @@ use std::io;
 
 use crate::{
     fault::{self, Point},
-    relay::{Lane, buffers::Buffer},
+    relay::Lane,
     sys::{Fd, buffer::SIZE, pipe, socket, would_block},
-    table::{BufferCell, Direction, Holder, flag},
+    table::{Direction, Holder, flag, mark},
 };
 
 use super::{
@@ -23,7 +23,7 @@ impl Half<'_> {
             Direction::BOTH.iter().fold(0, |flags, direction| flags | flag::of(flag::UNIX, *direction));
         // And there has to be a pipe with room for what the sink does not take.
         holders.buffers.own.is_some()
-            && !self.record.is_bulk(self.direction)
+            && !self.record.is_marked(mark::BULK[self.direction as usize])
             && !self.record.has(unix)
             && !holders.pipes.is_short()
             && holders.pipes.room() >= SIZE
@@ -31,9 +31,9 @@ impl Half<'_> {
 
     /// Notes how much came at once.
     pub(super) fn note_amount(&self, count: usize) {
-        let is_bulk = count >= SIZE;
-        if is_bulk != self.record.is_bulk(self.direction) {
-            self.record.set_bulk(self.direction, is_bulk);
+        let (bulk, is_bulk) = (mark::BULK[self.direction as usize], count >= SIZE);
+        if is_bulk != self.record.is_marked(bulk) {
+            self.record.mark(bulk, is_bulk);
         }
     }
 
@@ -56,7 +56,7 @@ impl Half<'_> {
             other => {
                 self.record.set_holder(self.direction, Holder::None);
                 return match other {
-                    Ok(_) => self.end().map(|_| Some(Outcome::Ended)),
+                    Ok(_) => self.end().map(|()| Some(Outcome::Ended)),
                     Err(_) => Ok(Some(Outcome::Dry)),
                 };
             }
@@ -64,7 +64,7 @@ impl Half<'_> {
         fault::point(Point::CopyFilled);
         buffer.cell.note(self.client(), self.direction, count);
         fault::point(Point::CopyNoted);
-        let sent = self.send(buffer, count)?;
+        let sent = as_it_goes(count, |sent| buffer.memory.send(self.sink, sent..count))?;
         *moved += sent;
         if sent < count {
             let number = buffer.number;
@@ -81,23 +81,6 @@ impl Half<'_> {
         Ok(is_dry.then_some(Outcome::Dry))
     }
 
-    /// Answers how much of the buffer the sink has taken.
-    fn send(&self, buffer: &Buffer, count: usize) -> io::Result<usize> {
-        let mut sent = 0;
-        while sent < count {
-            match buffer.memory.send(self.sink, sent..count) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(more) => sent += more,
-                Err(error) if would_block(&error) => break,
-                Err(error) => return Err(error),
-            }
-            if sent < count {
-                fault::point(Point::CopyPart);
-            }
-        }
-        Ok(sent)
-    }
-
     /// Goes on with what a dead worker left in its buffer: to the sink, and the rest into a pipe. Answers the outcome, if
     /// the turn ends with it.
     pub(super) fn pick_up(
@@ -112,15 +95,7 @@ impl Half<'_> {
             Err(error) if would_block(&error) => return Ok(Some(Outcome::More)),
             other => holders.buffers.read(number, other?)?,
         };
-        let mut sent = 0;
-        while sent < left.len() {
-            match socket::send(self.sink, &left[sent..]) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => sent += count,
-                Err(error) if would_block(&error) => break,
-                Err(error) => return Err(error),
-            }
-        }
+        let sent = as_it_goes(left.len(), |sent| socket::send(self.sink, &left[sent..]))?;
         *moved += sent;
         fault::point(Point::CopyPicked);
         if sent < left.len() {
@@ -150,7 +125,25 @@ impl Half<'_> {
     }
 }
 
+/// Has what is left of `count` bytes sent, from a place on, until all are or the sink takes no more for now. Answers how
+/// many were.
+fn as_it_goes(count: usize, send: impl Fn(usize) -> io::Result<usize>) -> io::Result<usize> {
+    let mut sent = 0;
+    while sent < count {
+        match send(sent) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(more) => sent += more,
+            Err(error) if would_block(&error) => break,
+            Err(error) => return Err(error),
+        }
+        if sent < count {
+            fault::point(Point::CopyPart);
+        }
+    }
+    Ok(sent)
+}
+
 /// How many bytes are noted in a buffer, if it is this direction's of that connection.
 pub fn noted(lane: &Lane, client: Fd, direction: Direction, number: u32) -> Option<usize> {
-    lane.table.buffer(number).and_then(|cell: &BufferCell| cell.noted(client, direction))
+    lane.table.buffer(number)?.noted(client, direction)
 }

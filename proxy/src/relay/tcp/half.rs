@@ -128,7 +128,7 @@ impl Half<'_> {
     /// Source to pipe, which is empty: so "not now" can only mean that the source is dry.
     fn fill(&self, pipe: Fd, most: usize, probe: bool) -> io::Result<Fill> {
         match pipe::splice(self.source, pipe, most) {
-            Ok(0) if readable(self.source)? == 0 => self.end(),
+            Ok(0) if readable(self.source)? == 0 => self.end().map(|()| Fill::End),
             Ok(0) => self.pass_urgent_byte(pipe),
             Ok(count) => {
                 fault::point(Point::FillFilled);
@@ -141,11 +141,11 @@ impl Half<'_> {
     }
 
     /// The end of the source, unless it was reset.
-    pub(super) fn end(&self) -> io::Result<Fill> {
+    pub(super) fn end(&self) -> io::Result<()> {
         if is_reset(self.lane, self.record, self.direction, (self.source, self.sink)) {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
-        Ok(Fill::End)
+        Ok(())
     }
 
     /// Pipe to sink, `residue` bytes. Answers false if the sink takes no more for now.
@@ -195,10 +195,7 @@ impl Half<'_> {
     }
 
     pub(super) fn client(&self) -> Fd {
-        match self.direction {
-            Direction::Up => self.source,
-            Direction::Down => self.sink,
-        }
+        self.direction.ends((self.source, self.sink)).0
     }
 
     /// Gives the empty pipe back, after the record has forgotten it.
@@ -212,7 +209,7 @@ impl Half<'_> {
 
 /// What a fill brought.
 #[derive(Clone, Copy)]
-pub(super) enum Fill {
+enum Fill {
     Bytes(usize),
     Dry,
     End,

@@ -22,7 +22,7 @@ use std::collections::VecDeque;
 use crate::{
     fault::{self, Point},
     sys::{Fd, epoll, socket},
-    table::{Direction, Ending, Holder, Kind, Record, State, Tag, flag},
+    table::{Direction, Ending, Holder, Kind, Record, State, Tag, flag, mark},
 };
 
 use super::{
@@ -113,7 +113,7 @@ impl Tcp {
         }
         if direction == Direction::Up && mask & BEYOND_DATA != 0 && record.state() != State::Established {
             // The event is not told again when the time for it has come.
-            record.set_early_end();
+            record.mark(mark::EARLY_END, true);
         }
         match (record.state(), direction) {
             (State::Connecting, Direction::Down) => self.on_connect(lane, client, record, mask, now_ms),
@@ -176,10 +176,7 @@ impl Tcp {
         if record.has(flag::of(flag::SHUT, direction)) {
             return;
         }
-        let (source, sink) = match direction {
-            Direction::Up => (client, upstream),
-            Direction::Down => (upstream, client),
-        };
+        let (source, sink) = direction.ends((client, upstream));
         if !self.audit(lane, client, record) {
             return;
         }
@@ -288,10 +285,10 @@ impl Tcp {
 
 /// Has the server's socket notice a dead peer, if it does not yet. (Accepted ones have it of their listener.)
 fn keep_alive(lane: &Lane, record: &Record) {
-    if let Some(upstream) = record.upstream().filter(|_| !record.is_kept_alive()) {
+    if let Some(upstream) = record.upstream().filter(|_| !record.is_marked(mark::KEPT_ALIVE)) {
         // Of a unix socket the kernel knows.
         let _ = socket::keep_alive(upstream, servers::rules(lane, record).keepalive);
-        record.set_kept_alive();
+        record.mark(mark::KEPT_ALIVE, true);
     }
 }
 

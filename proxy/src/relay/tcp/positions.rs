@@ -131,7 +131,7 @@ pub fn audit(
     };
     Ok(match holder {
         Holder::Buffer(number) => {
-            let noted = copy::noted(lane, client(direction, (source, sink)), direction, number);
+            let noted = copy::noted(lane, direction.ends((source, sink)).0, direction, number);
             let place = noted.and_then(|noted| in_buffer(noted, read, written));
             place.map_or(mismatch, |_| Finding::Whole { written })
         }
@@ -162,16 +162,9 @@ pub fn left(
     }
     let headers = Headers::of(lane, record, direction, (source, sink));
     let (read, written) = (read(&from), written(&to, direction == Direction::Up));
-    let noted = copy::noted(lane, client(direction, (source, sink)), direction, number);
+    let noted = copy::noted(lane, direction.ends((source, sink)).0, direction, number);
     let place = in_buffer(noted.ok_or_else(broken)?, read + headers.added, written + headers.taken);
     place.ok_or_else(broken)
-}
-
-fn client(direction: Direction, (source, sink): (Fd, Fd)) -> Fd {
-    match direction {
-        Direction::Up => source,
-        Direction::Down => sink,
-    }
 }
 
 /// Whether a closed source, all of whose bytes are in the sink, has ended, rather than been reset: then
