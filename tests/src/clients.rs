@@ -197,7 +197,8 @@ impl Tally {
         self.refused + self.cut() + self.unanswered
     }
 
-    fn join(mut self, other: Self) -> Self {
+    /// Both together.
+    pub fn join(mut self, other: Self) -> Self {
         self.answered += other.answered;
         self.refused += other.refused;
         self.reset += other.reset;

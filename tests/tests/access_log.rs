@@ -16,7 +16,7 @@ use proxy_tests::access_log::AccessLog;
 use proxy_tests::clients::{self, Crowd, ask_on, ask_tcp, connect, udp};
 use proxy_tests::handover::{Before, answer, begin_order, reload, upgrade};
 use proxy_tests::net::{at, isolate};
-use proxy_tests::process::signal;
+use proxy_tests::process::{self, signal};
 use proxy_tests::proxy::Proxy;
 use proxy_tests::servers::{self, PATIENCE, read_all, reset};
 use proxy_tests::status::Status;
@@ -181,6 +181,13 @@ fn bytes_are_right_whoever_dies() {
 }
 
 /// Writes the rest, the last of it when all is over.
+/// Whether a thread of a process waits for something.
+fn is_asleep(pid: i32, name: &str) -> bool {
+    let (thread, _) = process::threads(pid).into_iter().find(|(_, own)| own == name).expect("the thread");
+    let stat = fs::read_to_string(format!("/proc/{pid}/task/{thread}/stat")).expect("its state");
+    stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('S'))
+}
+
 fn pattern_rest(to: &mut TcpStream, over: &AtomicBool) {
     let mut left = SOME - SOME / 2;
     while left > 0 {
@@ -203,9 +210,11 @@ fn each_connection_is_told_of_once_whatever_happens() {
     let proxy = start(&log, "");
     let held = connect(at(LISTEN));
     let held_at = held.local_addr().expect("address");
-    let crowd = Crowd::start(4, |number| ask_tcp(at(LISTEN), &number.to_string(), PATIENCE));
+    let start_crowd = || Crowd::start(4, |number| ask_tcp(at(LISTEN), &number.to_string(), PATIENCE));
+    let crowd = start_crowd();
     let rotate = |name: &str| {
         crowd.wait_answered(30);
+        until_true("it has lines", || fs::metadata(log.path()).is_ok_and(|file| file.len() > 0));
         fs::rename(log.path(), log.directory.path().join(name)).expect("rename");
         signal(proxy.status().supervisor.pid, Signal::SIGUSR1);
         until_true("there is a new file", || log.path().exists());
@@ -219,11 +228,17 @@ fn each_connection_is_told_of_once_whatever_happens() {
     proxy.signal(PRIMARY, Signal::SIGKILL);
     proxy.until_status("taken over", |s| s.whole() && s.takeovers > before.takeovers);
     crowd.wait_answered(30);
-    signal(proxy.status().control.pid, Signal::SIGKILL);
+    let first = crowd.finish();
+    // Who dies in writing leaves a line broken, and the next one writes it again.
+    log.until_lines(first.answered + first.failed());
+    let control = proxy.status().control.pid;
+    until_true("its writer rests", || is_asleep(control, "access-log"));
+    signal(control, Signal::SIGKILL);
+    let crowd = start_crowd();
     crowd.wait_answered(30);
     upgrade(&proxy);
     crowd.wait_answered(30);
-    let tally = crowd.finish();
+    let tally = first.join(crowd.finish());
     drop(held);
     let line = log.line_of(held_at);
     assert_eq!((line.reason.as_str(), line.takeovers >= 2), ("client_ended", true), "{line:?}");
