@@ -119,9 +119,22 @@ pub fn status_line(pid: i32, key: &str) -> Option<String> {
 
 /// The process's share of its memory, bytes: a page in n processes counts as the n-th part of one.
 pub fn proportional_set_size(pid: i32) -> Option<u64> {
+    sum_of_sizes(pid, &["Pss"])
+}
+
+/// The same without the program itself and other files, of which the kernel maps and reclaims pages as it likes.
+pub fn proportional_set_size_without_files(pid: i32) -> Option<u64> {
+    sum_of_sizes(pid, &["Pss_Anon", "Pss_Shmem", "SwapPss"])
+}
+
+/// Of /proc/PID/smaps_rollup.
+fn sum_of_sizes(pid: i32, keys: &[&str]) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
-    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+    let size = |key| {
+        let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+        line.trim().strip_suffix(" kB")?.parse::<u64>().ok()
+    };
+    keys.iter().map(|key| size(*key)).sum::<Option<u64>>().map(|kilobytes| kilobytes * 1024)
 }
 
 /// How many descriptors a process may have.

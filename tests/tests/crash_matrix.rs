@@ -32,6 +32,8 @@ const SLOW: &str = "127.0.0.1:9003";
 const SOME: usize = 2 << 20;
 /// What fills the windows and buffers of both sides of the proxy and its pipe.
 const PLENTY: usize = 16 << 20;
+/// More than all windows and buffers can grow to.
+const ENDLESS: usize = 1 << 32;
 /// What fits into the buffers of sockets whose peer does not read.
 const LITTLE: usize = 24 << 10;
 /// Twice what a worker's buffer takes, so that the half of it is spliced.
@@ -275,7 +277,7 @@ impl World {
         let text = if upstreams.is_empty() { WITH_HEADERS.to_owned() } else { settings(upstreams) };
         let builder = builder.settings(&(log.settings() + &text)).flag("--udp-idle", "1s");
         let builder = builder.flag("--workers", "1").flag("--failback-after", "never");
-        let proxy = builder.flag("--lease", "400ms").flag("--fence-after", "10s").start();
+        let proxy = builder.flag("--lease", "2s").flag("--fence-after", "10s").start();
         if carrier == STANDBY {
             proxy.verb(&["failover"]).says(0, &[]);
             proxy.until_status("the standby serves", |status| status.serves(STANDBY));
@@ -442,8 +444,13 @@ fn datagrams(world: &World) {
 fn a_flow_that_ends(world: &World) {
     let _server = servers::Udp::naming(SERVER, "A");
     let client = udp(at(LISTEN));
-    until_true("an answer", || port(&client).is_some());
-    world.until_struck(0);
+    // On a busy machine a flow may begin in the other seat, which does not die of its end.
+    while !world.has_struck(0) {
+        until_true("an answer", || port(&client).is_some());
+        until_true("the flow has ended", || {
+            world.has_struck(0) || world.proxy.metrics().sum("proxy_udp_flows", &[]) == 0.0
+        });
+    }
     world.until_buried();
     until_true("an answer", || port(&client).is_some());
 }
@@ -513,15 +520,21 @@ fn slow_readers(world: &World) {
     converse(world, vec![connect(at(LISTEN))], PLENTY, || world.until_struck(0));
 }
 
-/// A server that says a little at a time, until a client that does not read takes no more, and its pool is dead.
+/// A server that says a little at a time, until a client that does not read takes no more, and all are dead who are to
+/// die of it. An heir may find that there is room again for what was left over, and dies of a later piece.
 fn trickle(world: &World) {
     let (mut client, mut server) = (narrow_client(), world.server_end());
     let taken = || world.proxy.metrics().sum("proxy_listener_sent_bytes_total", &[]) as usize;
+    let struck = || (0..world.faults.len()).filter(|fault| world.has_struck(*fault)).count();
     let mut said = 0;
-    while !world.has_struck(0) {
+    while struck() < world.faults.len() {
+        let (due, before) = (taken() + MORSEL, struck());
         server.write_all(pattern::from(said, MORSEL)).expect("write");
         said += MORSEL;
-        until_true("it is taken, or the pool dies of it", || world.has_struck(0) || taken() == said);
+        until_true("it is taken, or a pool dies of it", || taken() >= due || struck() > before);
+        until_true("there is an heir, or all are dead", || {
+            struck() == world.faults.len() || world.proxy.status().takeovers >= struck() as u64
+        });
     }
     server.shutdown(Shutdown::Write).expect("shutdown");
     assert_eq!(pattern::verify(&mut client).expect("an end, no reset"), said);
@@ -617,11 +630,11 @@ fn urgent_in_bulk(world: &World) {
     SockRef::from(&client).send_out_of_band(b"!").expect("urgent");
     client.write_all(b"after").expect("write");
     client.shutdown(Shutdown::Write).expect("shutdown");
+    world.proxy.until_metric("proxy_listener_connections", &[], 1.0);
     let _first = listener.accept().expect("accept");
     let mut server = TcpStream::from(listener.accept().expect("accept").0);
     SockRef::from(&server).set_out_of_band_inline(true).expect("inline");
     assert_eq!(read_all(&mut server).expect("read"), [pattern::from(0, BULK), b"!after"].concat());
-    assert!(world.has_struck(0));
 }
 
 /// A listener whose queue is full: the kernel drops the proxy's SYN, and takes the next one, a second
@@ -674,7 +687,7 @@ fn reset_after_an_end(world: &World) {
 fn reset_with_bytes_in_flight(world: &World) {
     let (mut client, mut server) = world.pair();
     client.set_write_timeout(Some(Duration::from_millis(100))).expect("timeout");
-    let error = pattern::write(&mut client, PLENTY * 2).expect_err("nobody reads");
+    let error = pattern::write(&mut client, ENDLESS).expect_err("nobody reads");
     assert_eq!(error.kind(), ErrorKind::WouldBlock);
     reset(client).expect("reset");
     world.until_struck(0);
@@ -728,7 +741,10 @@ fn a_pool_dies_at_every_step_in_either_seat() {
             let case = thread::spawn(move || run(faults, seat, servers, *scenario));
             match case.join() {
                 Ok(took) => println!("{faults} {seat}: {} ms", took.as_millis()),
-                Err(_) => failed.lock().expect("lock").push(format!("{faults} (A: {seat})")),
+                Err(panic) => {
+                    let why = panic.downcast::<String>().map_or_else(|_| "a panic".into(), |text| *text);
+                    failed.lock().expect("lock").push(format!("{faults} (A: {seat}): {why}"));
+                }
             }
         }
     };

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::{Server, host_and_port, program, run};
+use crate::wait::until_true;
 
 /// A server with a cluster of its own in the directory.
 #[track_caller]
@@ -14,7 +15,10 @@ pub fn start(directory: &Path, address: &str) -> Server {
     let sockets = directory.to_str().expect("text");
     let mut postgres = program("postgres", directory);
     postgres.args(["-D", "data", "-h", host, "-p", port, "-k", sockets, "-c", "fsync=off"]);
-    Server::start(&mut postgres, directory, address)
+    let server = Server::start(&mut postgres, directory, address);
+    // It listens before it takes sessions.
+    until_true("PostgreSQL is ready", || server.log().contains("ready to accept connections"));
+    server
 }
 
 /// A client that prints bare values, one a line.

@@ -16,7 +16,7 @@ const DESCRIPTORS: usize = 4;
 /// What is used after a reload.
 #[derive(Clone, Copy, Debug)]
 pub struct Use {
-    /// Proportional set sizes together, bytes: what several processes share is counted once.
+    /// Proportional set sizes together, without files, bytes: what several processes share is counted once.
     memory: u64,
     /// See [`handover::descriptors`].
     descriptors: usize,
@@ -29,7 +29,8 @@ impl Use {
     #[track_caller]
     pub fn of(proxy: &Proxy) -> Self {
         let processes = proxy.processes();
-        let memory = processes.iter().filter_map(|p| process::proportional_set_size(p.pid)).sum();
+        let sizes = processes.iter().filter_map(|p| process::proportional_set_size_without_files(p.pid));
+        let memory = sizes.sum();
         Self { memory, descriptors: handover::descriptors(proxy), processes: processes.len() }
     }
 }
