@@ -5,6 +5,7 @@ mod build_ebpf;
 mod ci;
 mod demo;
 mod docs;
+mod failures;
 mod gap;
 mod man;
 mod package;

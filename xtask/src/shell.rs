@@ -25,8 +25,7 @@ pub fn cargo() -> Command {
 
 /// Says what it runs, runs it to its end, and fails if it fails.
 pub fn run(command: &mut Command) -> Result<()> {
-    let line = line(command);
-    eprintln!("$ {line}");
+    let line = tell(command);
     let status = command.status().with_context(|| format!("cannot start `{line}`"))?;
     if !status.success() {
         bail!("`{line}` failed: {status}");
@@ -34,7 +33,13 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// The command as one would type it.
+/// Shows the command, and answers how one would type it.
+pub fn tell(command: &Command) -> String {
+    let line = line(command);
+    eprintln!("$ {line}");
+    line
+}
+
 fn line(command: &Command) -> String {
     let program = Path::new(command.get_program()).file_name().unwrap_or(command.get_program());
     let words = std::iter::once(program).chain(command.get_args());

@@ -1,9 +1,12 @@
 //! `cargo xtask test`: all tests, and what they need.
 
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
 use std::{env, time::Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 
+use crate::failures::Failures;
 use crate::{previous, shell, tools};
 
 /// Runs all tests of the workspace, or those that `args` (of `cargo test`) choose.
@@ -30,7 +33,7 @@ fn all(args: &[String]) -> Result<()> {
     // --no-fail-fast: one failure does not hide another.
     let is_package = |word: &String| word == "--package" || word.starts_with("-p");
     let packages: &[_] = if args.iter().any(is_package) { &[] } else { &["--workspace"] };
-    shell::run(
+    tell_failures(
         shell::cargo()
             .args(["test", "--no-fail-fast"])
             .args(packages)
@@ -42,4 +45,22 @@ fn all(args: &[String]) -> Result<()> {
             .env("PROXY_PREVIOUS", previous.unwrap_or_default())
             .env("PROXY_BIN", shell::target().join("debug/proxy")),
     )
+}
+
+/// Runs the tests, shows what they print as they print it, and says in the end which failed and why.
+fn tell_failures(tests: &mut Command) -> Result<()> {
+    shell::tell(tests);
+    let mut child = tests.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
+    let mut failures = Failures::default();
+    for line in BufReader::new(child.stdout.take().context("no standard output")?).split(b'\n') {
+        let line = line.context("cannot read what the tests print")?;
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        failures.read(&line);
+    }
+    let status = child.wait().context("cannot wait for cargo")?;
+    if !status.success() {
+        bail!("cargo test: {status}\n{}", failures.summary());
+    }
+    Ok(())
 }
