@@ -103,7 +103,7 @@ pub struct RunArgs {
     /// Limit on open TCP connections [default: what the descriptor limit allows]
     #[arg(long, value_name = "N")]
     pub max_connections: Option<usize>,
-    /// Limit on UDP flows [default: what the descriptor limit allows]
+    /// Limit on UDP flows [default: what half of the descriptor limit allows, at most 20000]
     #[arg(long, value_name = "N")]
     pub max_flows: Option<usize>,
     /// How long `stop` and SIGTERM let connections go on before they are cut [default: 30s]

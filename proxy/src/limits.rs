@@ -50,7 +50,8 @@ pub struct TooFewDescriptors {
 }
 
 impl Limits {
-    /// Divides `descriptors`, the process's limit, up.
+    /// Divides `descriptors`, the process's limit, up. Unless the settings say otherwise, connections may have all that
+    /// are for flows, and UDP flows half of them: who comes first is served, and neither is kept for the other.
     ///
     /// # Errors
     /// They do not suffice for these settings.
@@ -70,7 +71,7 @@ impl Limits {
         }
         Ok(Self {
             connections: config.max_connections.unwrap_or(for_flows / 2),
-            flows: config.max_flows.unwrap_or(DEFAULT_MAX_FLOWS.min(for_flows / 4)),
+            flows: config.max_flows.unwrap_or(DEFAULT_MAX_FLOWS.min(for_flows / 2)),
             descriptors: for_flows,
             pipes_per_worker,
         })
@@ -97,6 +98,14 @@ mod tests {
         assert!(limits.connections > 9000 && limits.connections * 2 <= limits.descriptors, "{limits:?}");
         let own = 20_000 - limits.descriptors;
         assert_eq!(own, 64 + 4 + 4 * (2 + 256));
+        assert_eq!(limits.flows, limits.descriptors / 2);
+    }
+
+    #[test]
+    fn flows_have_half_of_the_descriptors_within_the_local_ports() {
+        let flows = |descriptors| Limits::divide(&config(&[]), descriptors).unwrap().flows;
+        assert_eq!((flows(1 << 16), flows(1 << 20)), (20_000, 20_000));
+        assert!(flows(20_000) > 8_000, "a burst of one-shot questions");
     }
 
     #[test]

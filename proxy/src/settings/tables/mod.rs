@@ -77,7 +77,7 @@ table! {
         /// Limit on open TCP connections, of all listeners.
         max_connections: Option<Given<usize>> [.without(DESCRIPTORS).like("100000").numbers(1, MOST)];
         /// Limit on UDP flows, of all listeners.
-        max_flows: Option<Given<usize>> [.without(DESCRIPTORS).like("100000").numbers(1, MOST)];
+        max_flows: Option<Given<usize>> [.without(HALF_OF_DESCRIPTORS).like("100000").numbers(1, MOST)];
         /// How long a stop lets connections go on before they are cut.
         drain_timeout: Option<Given<Duration>> [.default(r#""30s""#).times(LONG)];
         /// User that pools and control run as, when proxy is started as root. (The service is not.)
@@ -90,6 +90,7 @@ table! {
 }
 
 const DESCRIPTORS: &str = "what the descriptor limit allows";
+const HALF_OF_DESCRIPTORS: &str = "what half of the descriptor limit allows, at most 20000";
 
 table! {
     /// When the standby takes the primary's place, and when it gives it back.
