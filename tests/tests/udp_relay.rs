@@ -5,13 +5,17 @@ use std::collections::BTreeSet;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt};
 use proxy_tests::PRIMARY;
+use proxy_tests::access_log::AccessLog;
 use proxy_tests::builder::Builder;
 use proxy_tests::clients::{Outcome, ask_udp, udp};
 use proxy_tests::net::{SECOND_IPV6, at, isolate};
 use proxy_tests::proxy::Proxy;
 use proxy_tests::servers;
+use proxy_tests::status::Status;
+use proxy_tests::takeover::take_over;
 use proxy_tests::wait::until_true;
 use socket2::SockRef;
 
@@ -184,21 +188,65 @@ fn busy_flows_do_not_expire() {
     }
 }
 
+/// A new client takes the place of one that has had its answer and is silent, whoever has died meanwhile; not that of
+/// one that is in use.
+#[test]
+fn a_full_limit_makes_room_for_a_new_client() {
+    isolate();
+    let _server = servers::Udp::naming(SERVER, "A");
+    let log = AccessLog::new();
+    let settings = format!(
+        "{}[defaults]\nworkers = 2\nmax_flows = 4\n[[listener]]\nname = \"a\"\nbind = [\"{LISTENER}\"]\nupstream = \
+         \"a\"\n[upstream.a]\n[[upstream.a.server]]\naddress = \"{SERVER}\"\n",
+        log.settings()
+    );
+    let proxy = Proxy::builder().settings(&settings).start();
+    proxy.until_status("protected", Status::protected);
+    let busy = udp(at(LISTEN));
+    let port = port_seen(&busy.ask("hello", TIMEOUT));
+    let silent: Vec<_> = (0..3).map(|_| udp(at(LISTEN))).collect();
+    silent.iter().for_each(|client| assert!(client.ask("hello", TIMEOUT).answered()));
+    let mut pushed_out = 0.0;
+    // What is silent for less than a second stays, so the first try fails, unless this machine is slow.
+    let mut let_one_in = || {
+        let new = udp(at(LISTEN));
+        until_true("a new client is served", || {
+            assert_eq!(port_seen(&busy.ask("hello", TIMEOUT)), port, "in use");
+            new.ask("hello", Duration::from_millis(200)).answered()
+        });
+        let (name, labels) = ("proxy_udp_flows_expired_total", [("reason", "evicted")]);
+        let evicted = proxy.until_metric(name, &labels, pushed_out + 1.0).sum(name, &labels);
+        assert!(evicted > pushed_out);
+        pushed_out = evicted;
+        assert!(proxy.metrics().sum("proxy_udp_flows", &[]) <= 4.0);
+    };
+    let_one_in();
+    take_over(&proxy, PRIMARY, Signal::SIGKILL);
+    let_one_in();
+    assert_eq!(port_seen(&busy.ask("hello", TIMEOUT)), port);
+    let lines = log.until_lines(2);
+    assert!(lines.iter().all(|line| line.reason == "evicted" && line.bytes_down > 0), "{lines:?}");
+    let busy = busy.0.local_addr().expect("address");
+    assert!(lines.iter().all(|line| line.client != Some(busy)), "{lines:?}");
+    log.assert_once();
+}
+
+/// Everybody is in use: who is new waits.
 #[test]
 fn flows_over_the_limit_are_dropped() {
     isolate();
     let _server = servers::Udp::naming(SERVER, "A");
     let proxy = udp_proxy().flag("--max-flows", "3").start();
     let clients: Vec<_> = (0..3).map(|_| udp(at(LISTEN))).collect();
-    for client in &clients {
-        assert!(client.ask("hello", TIMEOUT).answered());
-    }
-    let outcome = ask_udp(at(LISTEN), "one too many", Duration::from_millis(300));
+    let ask_all =
+        || clients.iter().map(|client| port_seen(&client.ask("hello", TIMEOUT))).collect::<Vec<_>>();
+    // More questions than a resolver asks by one port: this is talk.
+    let ports = [(); 3].map(|()| ask_all());
+    assert!(ports.iter().all(|of_round| *of_round == ports[0]));
+    let outcome = ask_udp(at(LISTEN), "one too many", Duration::from_millis(1500));
     assert!(!outcome.answered(), "{outcome:?}");
-    proxy.until_metric("proxy_udp_datagrams_dropped_total", &[], 1.0);
-    for client in &clients {
-        assert!(client.ask("hello again", TIMEOUT).answered());
-    }
+    proxy.until_metric("proxy_udp_datagrams_dropped_total", &[("reason", "limit")], 1.0);
+    assert_eq!(ask_all(), ports[0]);
     assert_eq!(proxy.metrics().sum("proxy_udp_flows_total", &[]), 3.0);
 }
 

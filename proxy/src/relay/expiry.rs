@@ -8,6 +8,14 @@ use crate::{config::rules::ListenerRules, table::Ending};
 /// count as this.
 const MOST_MS: u32 = 24 * 24 * 3600 * 1000;
 
+/// Most questions of what is taken for an answered question: a resolver asks for IPv4 and IPv6 addresses from one port.
+const QUESTIONS: u32 = 2;
+/// Silence after which an answered question may make room: far more than lies between the parts of an answer.
+const ANSWERED: Duration = Duration::from_secs(1);
+/// Silence after which what was never answered may make room: a client gives up, or asks again, after 5 s
+/// (resolv.conf(5), `RES_TIMEOUT`).
+const UNANSWERED: Duration = Duration::from_secs(5);
+
 /// What is known of a flow's time.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
@@ -46,6 +54,37 @@ pub fn of_flow(
     }
     let limit = drain_idle.map_or(rules.udp_idle, |idle| idle.min(rules.udp_idle));
     has_passed(times.active_ms, Some(limit), now_ms).then_some(Ending::Idle)
+}
+
+/// How readily a UDP flow makes room for a new one: the least ready last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Readiness {
+    /// A question that has had its answer.
+    Answered,
+    /// Nothing has ever come back.
+    Unanswered,
+    /// Both sides have talked.
+    Silent,
+}
+
+/// Whether a UDP flow may be ended to make room for a new one, by how many datagrams have gone up and down and when
+/// the last one did. Nothing that is in use may, so that whoever sends from many addresses pushes out no one else:
+/// what was a conversation has to be silent for half of the time after which it would end anyway. So have all.
+pub fn makes_room(
+    rules: &ListenerRules,
+    (up, down): (u32, u32),
+    active_ms: u32,
+    now_ms: u32,
+) -> Option<Readiness> {
+    let half = rules.udp_idle / 2;
+    let (readiness, silence) = if down == 0 {
+        (Readiness::Unanswered, UNANSWERED)
+    } else if up <= QUESTIONS && down >= up {
+        (Readiness::Answered, ANSWERED)
+    } else {
+        (Readiness::Silent, half)
+    };
+    has_passed(active_ms, Some(silence.min(half)), now_ms).then_some(readiness)
 }
 
 /// Whether so much time has passed since. What happened may be a little later than the caller's idea of now.
@@ -128,5 +167,25 @@ mod tests {
         assert_eq!(of_flow(&rules, times, ms(700), 500), Some(Ending::Idle));
         let times = Times { active_ms: 899, ..times };
         assert_eq!(of_flow(&rules, times, None, 900), Some(Ending::Lifetime));
+    }
+
+    #[test]
+    fn what_is_not_in_use_makes_room() {
+        let rules = ListenerRules { udp_idle: Duration::from_secs(60), ..ListenerRules::default() };
+        let since = |counts, silent_ms| makes_room(&rules, counts, 0, silent_ms);
+        for (counts, least_ms, readiness) in [
+            ((1, 1), 1000, Readiness::Answered),
+            ((2, 5), 1000, Readiness::Answered),
+            ((1, 0), 5000, Readiness::Unanswered),
+            ((9, 0), 5000, Readiness::Unanswered),
+            ((2, 1), 30_000, Readiness::Silent),
+            ((3, 3), 30_000, Readiness::Silent),
+        ] {
+            assert_eq!(since(counts, least_ms - 1), None, "{counts:?}");
+            assert_eq!(since(counts, least_ms), Some(readiness), "{counts:?}");
+        }
+        let soon = ListenerRules { udp_idle: Duration::from_millis(600), ..rules };
+        assert_eq!(makes_room(&soon, (1, 1), 0, 300), Some(Readiness::Answered), "half of the idle time");
+        assert!(Readiness::Answered < Readiness::Unanswered && Readiness::Unanswered < Readiness::Silent);
     }
 }

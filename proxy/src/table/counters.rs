@@ -154,7 +154,7 @@ impl Rejection {
 /// Why datagrams were dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DropReason {
-    /// `--max-flows` is reached.
+    /// `--max-flows` is reached, or no descriptor is left for flows, and no flow is silent enough to make room.
     Limit,
     /// The process has no descriptor left.
     Descriptors,
@@ -199,7 +199,8 @@ impl DropReason {
 }
 
 /// Endings of flows that might have gone on, which are counted.
-pub const EXPIRIES: [Ending; 4] = [Ending::Idle, Ending::HalfClosed, Ending::Lifetime, Ending::Responses];
+pub const EXPIRIES: [Ending; 5] =
+    [Ending::Idle, Ending::HalfClosed, Ending::Lifetime, Ending::Responses, Ending::Evicted];
 
 /// What one worker has counted for one listener.
 #[repr(C, align(64))]

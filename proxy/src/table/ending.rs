@@ -35,13 +35,15 @@ pub enum Ending {
     Stopped,
     /// It could not be carried on after the death of its pool.
     Lost,
+    /// UDP: it was silent, and made room for a new one where no more could be open.
+    Evicted,
     /// It was turned away.
     Refused(Rejection),
 }
 
 impl Ending {
     /// All that are no rejections, with their names in the access log.
-    pub const PLAIN: [(Self, &'static str); 12] = [
+    pub const PLAIN: [(Self, &'static str); 13] = [
         (Self::ClientEnded, "client_ended"),
         (Self::ServerEnded, "server_ended"),
         (Self::ClientReset, "client_reset"),
@@ -54,6 +56,7 @@ impl Ending {
         (Self::Ordered, "ordered"),
         (Self::Stopped, "stopped"),
         (Self::Lost, "lost"),
+        (Self::Evicted, "evicted"),
     ];
 
     /// A number for it that is not 0.

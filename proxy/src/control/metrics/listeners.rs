@@ -59,7 +59,8 @@ fn expired(view: &View<'_>) -> Family {
     let help = "TCP connections that were reset because a limit on their time was reached, by reason.";
     let mut family = Family::counter("proxy_listener_connections_expired_total", help);
     for (number, listener) in view.listeners(Protocol::Tcp) {
-        for ending in EXPIRIES.into_iter().filter(|ending| *ending != Ending::Responses) {
+        let is_of_tcp = |ending: &Ending| !matches!(ending, Ending::Responses | Ending::Evicted);
+        for ending in EXPIRIES.into_iter().filter(is_of_tcp) {
             let count = |counters: &ListenerCounters| counters.of_expiry(ending).map_or(0, Counter::get);
             let labels = [("listener", listener.as_str()), ("reason", &ending.to_string())];
             family.add(&labels, view.sum_listener(number, count) as f64);

@@ -9,6 +9,7 @@ use super::{
     fault,
     hold::{self, Held},
     key::Key,
+    room::{self, Room},
 };
 use crate::{
     config::Listener,
@@ -35,11 +36,12 @@ pub struct Flows {
     chooser: Chooser,
     /// Sockets of flows that have ended and that another worker was using at that moment.
     closing: Vec<Fd>,
+    room: Room,
 }
 
 impl Default for Flows {
     fn default() -> Self {
-        Self { chooser: Chooser::new(fastrand::Rng::new()), closing: Vec::new() }
+        Self { chooser: Chooser::new(fastrand::Rng::new()), closing: Vec::new(), room: Room::default() }
     }
 }
 
@@ -61,11 +63,22 @@ impl Flows {
         if is_ending(lane, key.listener) {
             return Err(DropReason::Upstream);
         }
-        if !has_room(lane) {
+        admission::admit(lane, key.listener, key.source().ip(), 0)?;
+        if room::left(lane) == 0 && !self.make_room(lane, now_ms) {
             return Err(DropReason::Limit);
         }
-        admission::admit(lane, key.listener, key.source().ip(), 0)?;
-        self.begin(lane, key, now_ms)
+        match self.begin(lane, key, now_ms) {
+            // The process has none left, or there is no local port left.
+            Err(DropReason::Descriptors) if self.make_room(lane, now_ms) => self.begin(lane, key, now_ms),
+            result => result,
+        }
+    }
+
+    /// Ends a flow that may be ended, if there is one, and answers whether.
+    fn make_room(&mut self, lane: &Lane, now_ms: u32) -> bool {
+        let silent = self.room.next(lane, now_ms);
+        silent.into_iter().for_each(|fd| self.end(lane, fd, Ending::Evicted));
+        silent.is_some()
     }
 
     fn begin(&mut self, lane: &Lane, key: Key, now_ms: u32) -> Result<Held, DropReason> {
@@ -216,11 +229,6 @@ pub fn is_ending(lane: &Lane, listener: u32) -> bool {
     let is_retired = |settings: &Listener| settings.is_retired;
     lane.table.supervisor().drain() != DrainState::No
         || lane.config.listeners.get(listener as usize).is_some_and(is_retired)
-}
-
-fn has_room(lane: &Lane) -> bool {
-    let flows = lane.flows();
-    flows < lane.limits.flows && 2 * lane.connections() + flows < lane.limits.descriptors
 }
 
 /// Why a flow is not begun.

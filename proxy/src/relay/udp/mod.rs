@@ -11,6 +11,7 @@ mod forward;
 mod header;
 mod hold;
 mod key;
+mod room;
 mod run;
 #[cfg(test)]
 mod tests;
@@ -121,14 +122,15 @@ impl Udp {
         self.flows.tick(lane);
     }
 
-    /// Ends the flow at `fd` if it is this worker's and has had its time, or another worker has seen that it is to
-    /// end, or has died in ending it. Answers whether it has.
+    /// Ends the flow at `fd` if it is this worker's and has had its time or is to make room, or another worker has seen
+    /// that it is to end, or has died in ending it. Answers whether it has.
     pub fn expire_one(&mut self, lane: &Lane, fd: Fd, now_ms: u32) -> bool {
         let Some(record) = own_record(lane, fd) else { return false };
         let why = match record.has(flag::FAILED) || record.ending().is_some() {
             true if flows::is_answered(lane, fd, record) => Some(Ending::Responses),
             true => Some(Ending::ServerFailed),
-            false => has_had_its_time(lane, fd, record, now_ms),
+            false => has_had_its_time(lane, fd, record, now_ms)
+                .or_else(|| room::is_due(lane, fd, record, now_ms).then_some(Ending::Evicted)),
         };
         why.into_iter().for_each(|why| self.flows.end(lane, fd, why));
         why.is_some()

@@ -1,6 +1,7 @@
 //! The relay on real sockets.
 
 mod limits;
+mod room;
 mod shared;
 mod world;
 

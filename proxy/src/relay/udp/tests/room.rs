@@ -1,0 +1,155 @@
+//! Making room for new flows.
+
+use std::net::UdpSocket;
+
+use super::{
+    dropped,
+    world::{World, server},
+};
+use crate::{
+    sys::Fd,
+    table::{DropReason, Ending},
+};
+
+/// A world with room for so many flows.
+fn world(flows: usize) -> (World, UdpSocket) {
+    let (server, address) = server();
+    (World::with("127.0.0.1:0", &[address], flows, 4096), server)
+}
+
+fn evicted(world: &World) -> u64 {
+    world.counters().of_expiry(Ending::Evicted).unwrap().get()
+}
+
+fn flow_of(world: &World, client: &UdpSocket) -> Option<Fd> {
+    let address = client.local_addr().unwrap();
+    world.flows().into_iter().find(|fd| world.record(*fd).udp_client() == address)
+}
+
+/// Sends what no room is there for.
+fn is_dropped(world: &mut World, client: &UdpSocket) {
+    let before = dropped(world, DropReason::Limit);
+    client.send(b"too many").unwrap();
+    world.until(|world| (dropped(world, DropReason::Limit) == before + 1).then_some(()));
+    assert_eq!(flow_of(world, client), None);
+}
+
+#[test]
+fn the_longest_silent_question_makes_room() {
+    let (mut world, server) = world(3);
+    let clients: Vec<UdpSocket> = (0..5).map(|_| world.client_of("127.0.0.1")).collect();
+    let mut exchange = |client: usize, silent_ms| {
+        let seen = world.exchange(&clients[client], &server, b"q", b"A");
+        world.now_ms += silent_ms;
+        seen
+    };
+    // The second is the longest silent one, by what the first has asked since.
+    let first = exchange(0, 100);
+    exchange(1, 100);
+    assert_eq!(exchange(0, 100), first);
+    exchange(2, 700);
+    is_dropped(&mut world, &clients[3]);
+    world.now_ms += 200;
+    world.exchange(&clients[3], &server, b"q", b"A");
+    assert_eq!((flow_of(&world, &clients[1]), evicted(&world)), (None, 1));
+    world.exchange(&clients[4], &server, b"q", b"A");
+    assert_eq!((flow_of(&world, &clients[0]), evicted(&world)), (None, 2));
+    assert!(flow_of(&world, &clients[2]).is_some());
+    assert_eq!((world.flows().len(), world.lane.block().udp_flows.get(), world.lane.open_to(0)), (3, 3, 3));
+    is_dropped(&mut world, &clients[0]);
+}
+
+#[test]
+fn what_talks_makes_room_last_and_only_after_half_of_its_time() {
+    let (mut world, server) = world(2);
+    let clients: Vec<UdpSocket> = (0..4).map(|_| world.client_of("127.0.0.1")).collect();
+    let talk = [(); 3].map(|()| world.exchange(&clients[0], &server, b"a", b"A"));
+    assert_eq!(talk, [talk[0]; 3]);
+    clients[1].send(b"nobody answers").unwrap();
+    world.receive(&server);
+    world.now_ms += 4_999;
+    is_dropped(&mut world, &clients[2]);
+    world.now_ms += 1;
+    world.exchange(&clients[2], &server, b"b", b"B");
+    assert_eq!((flow_of(&world, &clients[1]), evicted(&world)), (None, 1));
+    world.now_ms += 24_999;
+    world.exchange(&clients[1], &server, b"c", b"C");
+    assert_eq!((flow_of(&world, &clients[2]), evicted(&world)), (None, 2));
+    world.now_ms += 1;
+    world.exchange(&clients[3], &server, b"d", b"D");
+    assert_eq!((flow_of(&world, &clients[0]), evicted(&world)), (None, 3), "after half a minute");
+}
+
+#[test]
+fn an_answer_that_waits_is_not_lost() {
+    let (mut world, server) = world(1);
+    let (old, new) = (world.client_of("127.0.0.1"), world.client_of("127.0.0.1"));
+    let seen = world.exchange(&old, &server, b"a", b"A");
+    world.now_ms += 10_000;
+    server.send_to(b"late", seen).unwrap();
+    new.send(b"b").unwrap();
+    let (lane, now_ms) = (world.lane, world.now_ms);
+    // The kernel gives a client one of the two sockets, by its hash.
+    lane.sockets.iter().for_each(|socket| world.udp.on_listener(&lane, *socket, 0, now_ms));
+    assert_eq!((dropped(&world, DropReason::Limit), evicted(&world)), (1, 0));
+    assert_eq!(world.receive(&old).0, b"late");
+}
+
+/// A worker has only its own flows to end: where there is hardly room, those of others are ended by the others.
+#[test]
+fn silent_flows_end_where_hardly_any_room_is_left() {
+    let (mut world, server) = world(32);
+    let clients: Vec<UdpSocket> = (0..30).map(|_| world.client_of("127.0.0.1")).collect();
+    for client in &clients[..29] {
+        world.exchange(client, &server, b"a", b"A");
+    }
+    world.now_ms += 1000;
+    let (now_ms, flows) = (world.now_ms, world.flows());
+    assert!(!world.udp.expire_one(&world.lane, flows[0], now_ms), "there is room for three");
+    world.exchange(&clients[29], &server, b"a", b"A");
+    assert!(world.udp.expire_one(&world.lane, flows[0], now_ms));
+    assert!(!world.udp.expire_one(&world.lane, flows[1], now_ms));
+    assert_eq!((world.flows().len(), evicted(&world)), (29, 1));
+}
+
+/// A heir goes on with all of it: the reason of an end that its predecessor was in, and what may be ended.
+#[test]
+fn a_heir_makes_room_with_what_it_was_left() {
+    let (server, address) = server();
+    let mut world = World::with("127.0.0.1:0", &[address], 2, 4096).with_other();
+    let clients: Vec<UdpSocket> = (0..3).map(|_| world.client_of("127.0.0.1")).collect();
+    for client in &clients[..2] {
+        world.exchange(client, &server, b"a", b"A");
+    }
+    let begun = flow_of(&world, &clients[0]).unwrap();
+    world.record(begun).set_ending(Ending::Evicted);
+    world.move_to_other();
+    world.is_stopped = true;
+    let (flows, now_ms) = (world.flows(), world.now_ms + 1000);
+    world.now_ms = now_ms;
+    world.lane.block().udp_flows.set(0);
+    let (lane, udp) = world.other.as_mut().unwrap();
+    flows.iter().for_each(|fd| assert!(udp.adopt(lane, *fd)));
+    assert!(udp.expire_one(lane, begun, now_ms));
+    let lane = *lane;
+    world.exchange(&clients[2], &server, b"a", b"A");
+    let third = world.client_of("127.0.0.1");
+    world.exchange(&third, &server, b"a", b"A");
+    assert_eq!(lane.listener(0).of_expiry(Ending::Evicted).unwrap().get(), 2);
+    assert_eq!((flow_of(&world, &clients[1]), world.flows().len()), (None, 2));
+}
+
+#[test]
+fn flows_of_others_are_left_alone() {
+    let (server, address) = server();
+    let mut world = World::with("127.0.0.1:0", &[address], 1, 4096).with_other();
+    let (old, new) = (world.client_of("127.0.0.1"), world.client_of("127.0.0.1"));
+    let seen = world.exchange(&old, &server, b"a", b"A");
+    world.move_to_other();
+    world.now_ms += 30_000;
+    new.send(b"b").unwrap();
+    let lane = world.other.as_ref().unwrap().0;
+    let refused = move || lane.listener(0).datagrams_dropped[DropReason::Limit as usize].get();
+    world.until(|_| (refused() == 1).then_some(()));
+    assert_eq!(world.exchange(&old, &server, b"c", b"C"), seen);
+}
