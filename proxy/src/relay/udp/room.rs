@@ -18,7 +18,7 @@ use crate::{
 const FLOWS: usize = 512;
 /// Tags in one look, at most: some ten microseconds' worth.
 const TAGS: usize = 1 << 15;
-/// The part of the limit that is kept free by [`is_due`].
+/// The part of what may be open that [`is_due`] keeps free.
 const SPARE: usize = 16;
 
 /// Which of a worker's flows is to be ended next.
@@ -32,8 +32,8 @@ pub struct Room {
 }
 
 impl Room {
-    /// A flow of this worker that may be ended now. There may be more than are found: a look has its limits, and there is
-    /// one a millisecond, so that a flood of what there is no room for costs little.
+    /// A flow of this worker that may be ended now. There may be more than are found: a look has its limits, and
+    /// there is one a millisecond, so that a flood of what there is no room for costs little.
     pub fn next(&mut self, lane: &Lane, now_ms: u32) -> Option<Fd> {
         self.next_found(lane, now_ms).or_else(|| {
             if self.looked_ms.replace(now_ms) == Some(now_ms) {
@@ -96,7 +96,7 @@ pub fn left(lane: &Lane) -> usize {
 /// worker may, which can end its own flows only, and has few after a failback.
 pub fn is_due(lane: &Lane, fd: Fd, record: &Record, now_ms: u32) -> bool {
     readiness(lane, fd, record, now_ms).is_some()
-        && left(lane) <= lane.limits.flows / SPARE
+        && left(lane) <= lane.limits.flows.min(lane.limits.descriptors) / SPARE
         && !poll::has_event(fd)
 }
 

@@ -7,6 +7,7 @@ use super::{
     world::{World, server},
 };
 use crate::{
+    limits::Limits,
     sys::Fd,
     table::{DropReason, Ending},
 };
@@ -110,6 +111,9 @@ fn silent_flows_end_where_hardly_any_room_is_left() {
     assert!(world.udp.expire_one(&world.lane, flows[0], now_ms));
     assert!(!world.udp.expire_one(&world.lane, flows[1], now_ms));
     assert_eq!((world.flows().len(), evicted(&world)), (29, 1));
+    // A limit that the descriptors never come to is not what there is room by.
+    world.lane.limits = Limits { flows: 1_000_000, descriptors: 100, ..world.lane.limits };
+    assert!(!world.udp.expire_one(&world.lane, flows[1], now_ms));
 }
 
 /// A heir goes on with all of it: the reason of an end that its predecessor was in, and what may be ended.
