@@ -21,7 +21,7 @@ use crate::{
         Fd, fd, signal,
         socket::{self, Protocol},
     },
-    table::{DecisionCell, Dimensions, Table, Tag},
+    table::{DecisionCell, Dimensions, Index, Table, Tag},
 };
 
 use super::{
@@ -73,6 +73,8 @@ pub struct Setup {
     /// `/dev/null`.
     pub null: Fd,
 }
+
+const _: () = assert!(MAX_DESCRIPTORS <= Index::NUMBERS, "the flow index has room for every number");
 
 /// Opens everything, or nothing that outlives the error; what is `inherited` from another supervisor is not
 /// touched, for that one goes on if this one fails.

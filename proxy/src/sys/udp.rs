@@ -54,14 +54,6 @@ pub fn join_received(socket: Fd, joins: bool) -> io::Result<()> {
     set_int(socket, libc::SOL_UDP, libc::UDP_GRO, joins.into())
 }
 
-/// Prepares a flow's socket: joined receiving.
-///
-/// # Errors
-/// Not a UDP socket.
-pub fn prepare_flow(socket: Fd) -> io::Result<()> {
-    join_received(socket, true)
-}
-
 /// Where a datagram was sent to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asked {

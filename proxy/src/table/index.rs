@@ -1,8 +1,10 @@
 //! The flow index: finds a UDP flow by its key, for every worker of both pools.
 //!
 //! A cell names a flow by descriptor number and generation, or is 0. A key's hash gives the few cells where its
-//! flow may be named. A cell proves nothing: who reads one looks at the flow's record ([`Found`]), so that
-//! nothing has to be tidied up behind a worker that dies, and a wild write hides a flow at worst.
+//! flow may be named, and some bits of it are in the cell, so that records of other keys' flows, each of them a line
+//! of memory that is in no cache, are hardly ever looked at. A cell proves nothing: who reads one looks at the flow's
+//! record ([`Found`]), so that nothing has to be tidied up behind a worker that dies, and a wild write hides a flow at
+//! worst.
 //!
 //! Of one key, one flow may ever be found, or its server would see two ports. Workers that begin one at the
 //! same time may be stopped or die anywhere, so nobody waits for anybody: a flow is first **claimed**, which
@@ -25,8 +27,12 @@ const GROUP: usize = 8;
 const REACH: usize = 3;
 /// Claims that were struck out before a worker gives up.
 const ATTEMPTS: usize = 16;
-// A cell: the generation in the upper half; in the lower one this bit and the descriptor number plus 1.
+// A cell: the generation in the upper half; in the lower one this bit, ten bits of the hash, and the descriptor number
+// plus 1.
 const SETTLED: u64 = 1 << 31;
+const HASH: u64 = 0x3ff << NUMBER_BITS;
+const NUMBER: u64 = (1 << NUMBER_BITS) - 1;
+const NUMBER_BITS: u32 = 21;
 
 /// A flow, as a cell names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,18 +44,19 @@ pub struct Entry {
 }
 
 impl Entry {
-    fn claim(self) -> u64 {
-        u64::from(self.generation) << 32 | ((self.fd.raw() as u64 + 1) & (SETTLED - 1))
-    }
-
-    fn settled(self) -> u64 {
-        self.claim() | SETTLED
+    fn claim(self, hash: u64) -> u64 {
+        u64::from(self.generation) << 32 | bits_of(hash) | ((self.fd.raw() as u64 + 1) & NUMBER)
     }
 
     fn decode(word: u64) -> Option<Self> {
-        let number = (word & (SETTLED - 1)).checked_sub(1)?;
+        let number = (word & NUMBER).checked_sub(1)?;
         Some(Self { fd: Fd::from_raw(number as i32), generation: (word >> 32) as u32 })
     }
+}
+
+/// The bits of a hash that are in a cell: others than those that give the cells.
+fn bits_of(hash: u64) -> u64 {
+    hash >> (u64::BITS - HASH.count_ones()) << NUMBER_BITS
 }
 
 /// What an entry turns out to be. Once gone, it stays so: a generation does not come back.
@@ -84,6 +91,9 @@ pub struct Index {
 }
 
 impl Index {
+    /// Flows have numbers below this.
+    pub const NUMBERS: u64 = NUMBER;
+
     /// Words of its hash keys.
     pub(super) const KEYS: usize = 2;
 
@@ -111,7 +121,8 @@ impl Index {
 
     /// The flow of a key.
     pub fn find(&self, hash: u64, is_wanted: impl Fn(Entry) -> bool) -> Option<Entry> {
-        let settled = self.near(hash).map(|cell| cell.load(Acquire)).filter(|word| word & SETTLED != 0);
+        let is_settled = |word: &u64| word & (SETTLED | HASH) == SETTLED | bits_of(hash);
+        let settled = self.near(hash).map(|cell| cell.load(Acquire)).filter(is_settled);
         settled.filter_map(Entry::decode).find(|entry| is_wanted(*entry))
     }
 
@@ -147,11 +158,12 @@ impl Index {
             }
             return Some(Entering::Entered);
         }
+        let claim = entry.claim(hash);
         let Some(cell) = self.claim(hash, entry, judge) else { return Some(Entering::Full) };
         for other in self.near(hash) {
             let word = other.load(SeqCst);
             let Some(rival) = Entry::decode(word).filter(|rival| *rival != entry) else { continue };
-            if judge(rival) != Found::Wanted {
+            if word & HASH != bits_of(hash) || judge(rival) != Found::Wanted {
                 continue;
             }
             if word & SETTLED != 0 {
@@ -164,21 +176,22 @@ impl Index {
                 return None;
             }
         }
-        let is_settled = cell.compare_exchange(entry.claim(), entry.settled(), SeqCst, Relaxed).is_ok();
+        let is_settled = cell.compare_exchange(claim, claim | SETTLED, SeqCst, Relaxed).is_ok();
         is_settled.then_some(Entering::Entered)
     }
 
-    /// The cell of a claim: the one where it is already (a worker may have died over it), or one that is free.
+    /// The cell of a claim: the one where it is already (a worker may have died over it), or one that is free. Cells of
+    /// flows that have ended come last, for that can be seen only in the flow's record.
     fn claim(&self, hash: u64, entry: Entry, judge: &impl Fn(Entry) -> Found) -> Option<&'static AtomicU64> {
-        let claim = entry.claim();
-        let is_free = |word| Entry::decode(word).is_none_or(|other| judge(other) == Found::Gone);
-        let mut cells = self.near(hash);
-        cells.clone().find(|cell| cell.load(Acquire) == claim).or_else(|| {
-            cells.find(|cell| {
-                let word = cell.load(Acquire);
-                is_free(word) && cell.compare_exchange(word, claim, SeqCst, Relaxed).is_ok()
-            })
-        })
+        let (claim, mut cells) = (entry.claim(hash), self.near(hash));
+        let take = |is_free: &dyn Fn(u64) -> bool, cell: &AtomicU64| {
+            let word = cell.load(Acquire);
+            is_free(word) && cell.compare_exchange(word, claim, SeqCst, Relaxed).is_ok()
+        };
+        let is_gone = |word| Entry::decode(word).is_none_or(|other| judge(other) == Found::Gone);
+        let there = cells.clone().find(|cell| cell.load(Acquire) == claim);
+        let empty = || cells.clone().find(|cell| take(&|word| word == 0, cell));
+        there.or_else(empty).or_else(|| cells.find(|cell| take(&is_gone, cell)))
     }
 
     /// The cells in which flows of this hash may be.

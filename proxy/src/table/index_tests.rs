@@ -7,7 +7,7 @@ use std::sync::{
 
 use super::*;
 
-const HASH: u64 = 5;
+const HASH: u64 = 5 | 7 << 60;
 
 fn index(cells: usize) -> Index {
     let words = |count: usize| -> &'static [AtomicU64] {
@@ -51,7 +51,7 @@ fn what_is_entered_is_found_and_what_is_removed_is_not() {
 #[test]
 fn number_zero_and_the_largest_are_numbers_too() {
     let index = index(32);
-    for fd in [0, (1 << 28) - 1] {
+    for fd in [0, Index::NUMBERS as i32 - 1] {
         assert_eq!(index.enter(HASH, entry(fd, 0), |_| Found::Other), Entering::Entered);
         assert_eq!(index.find(HASH, |found| found.fd.raw() == fd), Some(entry(fd, 0)));
     }
@@ -72,6 +72,25 @@ fn groups_overflow_into_the_next_ones_and_are_full_in_the_end() {
     assert_eq!(index.find(HASH, |found| found.fd.raw() == 11), None, "its cell was free");
 }
 
+/// Nobody's record is looked at whose hash is another one.
+#[test]
+fn flows_of_other_hashes_are_passed_by_unseen() {
+    let index = index(Index::cells_for(40));
+    let others = (0..GROUP as u64).map(|other| (HASH ^ (1 + other) << 55, entry(other as i32, 1)));
+    for (hash, other) in others.clone() {
+        assert_eq!(index.enter(hash, other, |_| unreachable!("{other:?}")), Entering::Entered);
+    }
+    let own = entry(99, 1);
+    let judge = |found: Entry| if found == own { Found::Wanted } else { unreachable!("{found:?}") };
+    assert_eq!(index.enter(HASH, own, judge), Entering::Entered);
+    assert_eq!(index.find(HASH, |found| judge(found) == Found::Wanted), Some(own));
+    for (hash, other) in others {
+        assert_eq!(index.find(hash, |found| found == other), Some(other));
+        index.remove(hash, other);
+    }
+    assert_eq!(index.cells.iter().filter(|cell| cell.load(SeqCst) != 0).count(), 1);
+}
+
 #[test]
 fn a_claim_is_not_found_and_gives_way() {
     let index = index(32);
@@ -79,7 +98,10 @@ fn a_claim_is_not_found_and_gives_way() {
     claimed(&index, HASH, left);
     assert_eq!(index.find(HASH, all), None, "nobody may use it yet");
     assert_eq!(index.enter(HASH, new, wanted), Entering::Entered);
-    assert!(index.near(HASH).all(|cell| cell.load(SeqCst) != left.claim()), "its worker cannot settle it");
+    assert!(
+        index.near(HASH).all(|cell| cell.load(SeqCst) != left.claim(HASH)),
+        "its worker cannot settle it"
+    );
     assert_eq!(index.enter(HASH, left, wanted), Entering::Taken(new), "its worker goes on");
     assert_eq!(index.cells.iter().filter(|cell| cell.load(SeqCst) != 0).count(), 1);
 }

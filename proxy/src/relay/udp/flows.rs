@@ -21,7 +21,7 @@ use crate::{
         servers,
         token::Token,
     },
-    sys::{Fd, epoll, fd::close, socket, transparent, udp},
+    sys::{Fd, epoll, fd::close, socket, transparent},
     table::{
         ConnectFailure, Direction, DrainState, DropReason, Ending, Entering, Entry, Found, Kind, Record,
         State, Table, Tag, Told, flag,
@@ -51,8 +51,7 @@ impl Flows {
     /// # Errors
     /// Why the datagrams are dropped. Where nothing may begin ([`is_ending`]), as if no server were up.
     pub fn find_or_begin(&mut self, lane: &Lane, key: Key, now_ms: u32) -> Result<Held, DropReason> {
-        let index = lane.table.index();
-        let hash = index.hash(&key.bytes());
+        let (index, hash) = (lane.table.index(), hash(&lane.table, &key));
         let is_wanted = |entry| hold::judge(lane, &key, entry) == Found::Wanted;
         for _ in 0..LOOKS {
             let Some(entry) = index.find(hash, is_wanted) else { break };
@@ -67,9 +66,11 @@ impl Flows {
         if room::left(lane) == 0 && !self.make_room(lane, now_ms) {
             return Err(DropReason::Limit);
         }
-        match self.begin(lane, key, now_ms) {
+        match self.begin(lane, key, hash, now_ms) {
             // The process has none left, or there is no local port left.
-            Err(DropReason::Descriptors) if self.make_room(lane, now_ms) => self.begin(lane, key, now_ms),
+            Err(DropReason::Descriptors) if self.make_room(lane, now_ms) => {
+                self.begin(lane, key, hash, now_ms)
+            }
             result => result,
         }
     }
@@ -81,7 +82,7 @@ impl Flows {
         silent.is_some()
     }
 
-    fn begin(&mut self, lane: &Lane, key: Key, now_ms: u32) -> Result<Held, DropReason> {
+    fn begin(&mut self, lane: &Lane, key: Key, hash: u64, now_ms: u32) -> Result<Held, DropReason> {
         let upstream = lane.config.upstream_of(key.listener).ok_or(DropReason::Upstream)?;
         let mut seeker = Seeker { upstream, client: key.source().ip(), tried: 0 };
         for _ in 0..=upstream.1.rules.retries {
@@ -91,7 +92,7 @@ impl Flows {
                 Choice::None => return Err(DropReason::Upstream),
             };
             match open(lane, key, server, now_ms) {
-                Ok(entry) => return self.enter(lane, key, entry, server),
+                Ok(entry) => return self.enter(lane, (key, hash), entry, server),
                 Err(Obstacle::Ours(reason)) => return Err(reason),
                 Err(Obstacle::Servers(error)) => {
                     let failure = match fault::Fault::of(&error) {
@@ -107,8 +108,14 @@ impl Flows {
     }
 
     /// Makes what was opened the flow of its key, unless another worker was faster.
-    fn enter(&mut self, lane: &Lane, key: Key, entry: Entry, server: u32) -> Result<Held, DropReason> {
-        let flow = match enter(lane, &key, entry) {
+    fn enter(
+        &mut self,
+        lane: &Lane,
+        (key, hash): (Key, u64),
+        entry: Entry,
+        server: u32,
+    ) -> Result<Held, DropReason> {
+        let flow = match enter(lane, (&key, hash), entry) {
             Entering::Entered => {
                 faults::point(Point::UdpEntered);
                 count(lane, &key, Some(server));
@@ -131,7 +138,8 @@ impl Flows {
         let key = Key::recorded(&lane.table, fd, record);
         record.set_takeovers(record.takeovers().saturating_add(1));
         count(lane, &key, record.server());
-        enter(lane, &key, Entry { fd, generation: record.generation() });
+        let entry = Entry { fd, generation: record.generation() };
+        enter(lane, (&key, hash(&lane.table, &key)), entry);
     }
 
     /// Ends a flow of this worker and closes its socket, now or as soon as nobody uses it. The first reason
@@ -142,7 +150,7 @@ impl Flows {
         record.set_ending(why);
         lane.listener(record.listener()).expire(why);
         lane.log_end(fd, record);
-        let (key, index) = (Key::recorded(&lane.table, fd, record), lane.table.index());
+        let key = Key::recorded(&lane.table, fd, record);
         lane.block().udp_flows.down();
         lane.count_closed(key.listener);
         admission::uncount_source(lane, key.listener, key.source().ip());
@@ -150,7 +158,7 @@ impl Flows {
             lane.server(server).open.down();
         }
         let entry = Entry { fd, generation: record.generation() };
-        index.remove(index.hash(&key.bytes()), entry);
+        lane.table.index().remove(hash(&lane.table, &key), entry);
         faults::point(Point::UdpRemoved);
         self.close(lane, entry);
     }
@@ -195,14 +203,17 @@ impl Flows {
 
 /// Whether the index names this flow as the one of its key.
 pub fn is_indexed(table: &Table, fd: Fd, record: &Record) -> bool {
-    let (index, entry) = (table.index(), Entry { fd, generation: record.generation() });
-    let hash = index.hash(&Key::recorded(table, fd, record).bytes());
-    index.find(hash, |other| other == entry).is_some()
+    let entry = Entry { fd, generation: record.generation() };
+    let hash = hash(table, &Key::recorded(table, fd, record));
+    table.index().find(hash, |other| other == entry).is_some()
 }
 
-fn enter(lane: &Lane, key: &Key, entry: Entry) -> Entering {
-    let index = lane.table.index();
-    index.enter(index.hash(&key.bytes()), entry, |other| hold::judge(lane, key, other))
+fn hash(table: &Table, key: &Key) -> u64 {
+    table.index().hash(&key.bytes())
+}
+
+fn enter(lane: &Lane, (key, hash): (&Key, u64), entry: Entry) -> Entering {
+    lane.table.index().enter(hash, entry, |other| hold::judge(lane, key, other))
 }
 
 fn count(lane: &Lane, key: &Key, server: Option<u32>) {
@@ -258,7 +269,6 @@ fn open(lane: &Lane, key: Key, server: u32, now_ms: u32) -> Result<Entry, Obstac
         let out_of_range = || Obstacle::Ours(DropReason::Descriptors);
         let record = lane.table.record(fd).ok_or_else(out_of_range)?;
         let tag = lane.table.tag(fd).ok_or_else(out_of_range)?;
-        udp::prepare_flow(fd)?;
         if lane.config.upstream_rules(key.listener).transparent {
             let bound = transparent::bind(fd, key.source().ip(), address);
             bound.map_err(|_| Obstacle::Ours(DropReason::Source))?;

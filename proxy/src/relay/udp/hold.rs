@@ -9,10 +9,14 @@ use proxy_common::lease::SEATS;
 use super::{forward::Sent, key::Key};
 use crate::{
     relay::{Lane, token::Token},
-    sys::{Fd, epoll},
+    sys::{Fd, epoll, udp},
     table::{Direction, Entry, EstateStage, Found, Kind, Record, Tag, Using, flag},
 };
 use std::sync::atomic::Ordering::Relaxed;
+
+/// Answers after which the kernel is asked to join those that follow: most flows are a question and its answer, for
+/// which that is a system call in vain.
+const JOINS_AFTER: u32 = 8;
 
 /// A flow that is established and whose socket is not closed while this lives.
 pub struct Held {
@@ -38,6 +42,17 @@ impl Held {
         self.record.touch(now_ms);
         if let Some(facts) = lane.table.udp_facts(self.fd) {
             facts.add(direction, sent.bytes, sent.datagrams, now_ms);
+        }
+    }
+
+    /// Has the kernel join answers from now on, if these were the ones after which it is worth it.
+    pub fn join_answers(&self, lane: &Lane, sent: &Sent) {
+        let Some(facts) = lane.table.udp_facts(self.fd) else { return };
+        let after = facts.datagrams(Direction::Down);
+        let before = after.wrapping_sub(sent.datagrams as u32);
+        if before < JOINS_AFTER && after >= JOINS_AFTER {
+            // It fails on no UDP socket; what is not joined comes one by one.
+            let _ = udp::join_received(self.fd, true);
         }
     }
 

@@ -114,10 +114,11 @@ fn runs_stay_runs_and_byte_exact() {
     let (server, address) = server();
     let mut world = World::new("127.0.0.1:0", &[address]);
     let client = world.client_of("127.0.0.1");
-    let flow = world.exchange(&client, &server, b"hello", b"hello");
+    // As often as it takes until answers are joined.
+    let [flow, ..] = [(); 8].map(|()| world.exchange(&client, &server, b"hello", b"hello"));
     // Both ends join on receipt as well, so that they see whether one send came or many.
     let mut ends = [&client, &server].map(|end| Fd::from_raw(end.as_raw_fd()));
-    ends.iter_mut().for_each(|end| udp::prepare_flow(*end).unwrap());
+    ends.iter_mut().for_each(|end| udp::join_received(*end, true).unwrap());
     let bytes = pattern(40 * 1200 + 77, 2);
     server.connect(flow).unwrap();
     let mut inbox = Inbox::new();
@@ -127,8 +128,28 @@ fn runs_stay_runs_and_byte_exact() {
         assert_eq!((count, inbox.messages()[0].segment), (1, 1200));
         assert!(inbox.bytes(0) == bytes, "bytes differ");
     }
-    assert_eq!(world.counters().datagrams_received.get(), 1 + 41);
-    assert_eq!(world.counters().datagrams_sent.get(), 1 + 41);
+    assert_eq!(world.counters().datagrams_received.get(), 8 + 41);
+    assert_eq!(world.counters().datagrams_sent.get(), 8 + 41);
+}
+
+#[test]
+fn answers_are_joined_once_there_were_some() {
+    let (server, address) = server();
+    let mut world = World::new("127.0.0.1:0", &[address]).with_other();
+    let client = world.client_of("127.0.0.1");
+    let flow = world.exchange(&client, &server, b"a", b"A");
+    let fd = world.flows()[0];
+    let is_joined = || socket::get_int(fd, libc::SOL_UDP, libc::UDP_GRO).unwrap() == 1;
+    for _ in 1..7 {
+        world.exchange(&client, &server, b"a", b"A");
+    }
+    assert!(!is_joined());
+    // Whoever reads them counts on.
+    world.move_to_other();
+    world.is_stopped = true;
+    world.live.set(0, false);
+    assert_eq!(world.exchange(&client, &server, b"b", b"B"), flow);
+    assert!(is_joined());
 }
 
 #[test]
@@ -136,7 +157,7 @@ fn single_datagrams_of_a_batch_are_joined() {
     let (server, address) = server();
     let mut world = World::new("127.0.0.1:0", &[address]);
     let client = world.client_of("127.0.0.1");
-    udp::prepare_flow(Fd::from_raw(server.as_raw_fd())).unwrap();
+    udp::join_received(Fd::from_raw(server.as_raw_fd()), true).unwrap();
     for number in 0..10 {
         client.send(&pattern(100, number)).unwrap();
     }
