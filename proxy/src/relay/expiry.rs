@@ -10,7 +10,9 @@ const MOST_MS: u32 = 24 * 24 * 3600 * 1000;
 
 /// Most questions of what is taken for an answered question: a resolver asks for IPv4 and IPv6 addresses from one port.
 const QUESTIONS: u32 = 2;
-/// Silence after which an answered question may make room: far more than lies between the parts of an answer.
+/// Silence after which an answered question may make room: more than a round trip, after which the client of a handshake
+/// goes on, from the port that its cookie is for (RFC 6298 takes as much for the first one), and than lies between
+/// the parts of an answer.
 const ANSWERED: Duration = Duration::from_secs(1);
 /// Silence after which what was never answered may make room: a client gives up, or asks again, after 5 s
 /// (resolv.conf(5), `RES_TIMEOUT`).
