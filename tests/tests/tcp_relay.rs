@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -31,6 +32,35 @@ fn pair(accepted: &mpsc::Receiver<TcpStream>) -> (TcpStream, TcpStream) {
     let client = connect(at(LISTEN));
     let server = accepted.recv_timeout(PATIENCE).expect("the proxy connects to the server");
     (client, server)
+}
+
+/// What `ss` says of this machine's sockets of an address, their own or their peer's.
+#[track_caller]
+fn sockets_of(place: &str, address: &str) -> String {
+    let output = Command::new("ss").args(["-tinHO", "state", "established", place, address]).output();
+    String::from_utf8(output.expect("ss, of Debian's iproute2").stdout).expect("text")
+}
+
+/// BBR paces by timers what it sends, also where there is no network.
+#[test]
+fn at_loopback_addresses_nothing_is_paced() {
+    for (congestion, expected) in [("auto", "reno"), ("system", "bbr")] {
+        isolate();
+        if fs::write("/proc/sys/net/ipv4/tcp_congestion_control", "bbr").is_err() {
+            return eprintln!("skipped: this kernel has no BBR");
+        }
+        let (_server, accepted) = servers::Tcp::handing_over(SERVER);
+        let settings = format!(
+            "[defaults]\ncongestion = {congestion:?}\n[[listener]]\nname = \"l\"\nbind = [{LISTENER:?}]\nupstream = \"u\"\n\
+             [[upstream.u.server]]\naddress = {SERVER:?}\n"
+        );
+        let _proxy = Proxy::builder().settings(&settings).start();
+        let _ends = pair(&accepted);
+        for (place, address) in [("src", LISTEN), ("dst", SERVER)] {
+            let sockets = sockets_of(place, address);
+            assert!(sockets.contains(&format!(" {expected} ")), "{congestion}: {sockets}");
+        }
+    }
 }
 
 #[test]

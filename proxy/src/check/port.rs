@@ -39,7 +39,7 @@ fn probe(listener: &Listener) -> io::Result<()> {
         v6_only: listener.v6_only,
         backlog: 1,
         receive_buffer: 0,
-        flow: listener.rules.flow_options(),
+        flow: listener.rules.flow_options(address),
     };
     listener::probe_port(protocol, address, options)
 }

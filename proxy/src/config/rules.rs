@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::access::Access;
 use crate::sys::socket::FlowOptions;
 
-pub use crate::settings::values::{Balance, OnDown, ProxyVersion};
+pub use crate::settings::values::{Balance, Congestion, OnDown, ProxyVersion};
 
 /// How a listener's traffic is treated. All addresses of one `[[listener]]` share it. It is handed over by the names
 /// of its fields.
@@ -46,6 +46,8 @@ pub struct ListenerRules {
     pub keepalive: Duration,
     /// How long sent bytes may stay unacknowledged (`TCP_USER_TIMEOUT`, tcp(7)).
     pub user_timeout: Option<Duration>,
+    /// Who chooses how its sockets send.
+    pub congestion: Congestion,
     /// Whether its connections and flows are in the access log, if there is one.
     pub access_log: bool,
     /// TCP: upstreams by the server name of a TLS ClientHello.
@@ -68,6 +70,7 @@ impl Default for ListenerRules {
             udp_responses: None,
             keepalive: Duration::from_secs(60),
             user_timeout: None,
+            congestion: Congestion::Auto,
             access_log: true,
             sni: None,
         }
@@ -75,10 +78,11 @@ impl Default for ListenerRules {
 }
 
 impl ListenerRules {
-    /// What sockets to clients have.
-    pub fn flow_options(&self) -> FlowOptions {
+    /// What sockets to clients have that come in at this address.
+    pub fn flow_options(&self, address: SocketAddr) -> FlowOptions {
         let Self { keepalive, user_timeout, bandwidth, .. } = *self;
-        FlowOptions { keepalive, user_timeout, pacing: bandwidth }
+        let is_unpaced = self.congestion.is_unpaced(address);
+        FlowOptions { keepalive, user_timeout, pacing: bandwidth, is_unpaced }
     }
 }
 
@@ -149,6 +153,8 @@ pub struct UpstreamRules {
     pub keepalive: Duration,
     /// As [`ListenerRules::user_timeout`], towards servers.
     pub user_timeout: Option<Duration>,
+    /// As [`ListenerRules::congestion`], towards servers.
+    pub congestion: Congestion,
     /// How often names are looked up, at the least and at the most, whatever their TTL.
     pub resolve: (Duration, Duration),
 }
@@ -180,6 +186,7 @@ impl Default for UpstreamRules {
             queue_timeout: None,
             keepalive: Duration::from_secs(60),
             user_timeout: None,
+            congestion: Congestion::Auto,
             resolve: (Duration::from_secs(1), Duration::from_secs(60)),
         }
     }

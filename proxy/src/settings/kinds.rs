@@ -9,7 +9,9 @@ use super::{
     ConfigError, Given,
     read::{At, Field, Fields, Section, Value},
     table::{Kind, Size},
-    values::{self, Balance, Bandwidth, Bytes, CheckKind, Frequency, OnDown, Patience, ProxyVersion},
+    values::{
+        self, Balance, Bandwidth, Bytes, CheckKind, Congestion, Frequency, OnDown, Patience, ProxyVersion,
+    },
 };
 use crate::cli::LogFormat;
 
@@ -177,5 +179,6 @@ choices! {
         "least-connections" LeastConnections, "source-hash" SourceHash;
     ProxyVersion, "version of the PROXY protocol": "v1" V1, "v2" V2;
     OnDown, "way to treat connections": "keep" Keep, "close" Close;
+    Congestion, "way to choose": "auto" Auto, "system" System;
     CheckKind, "kind of check": "tcp" Tcp, "http" Http, "udp" Udp, "exec" Exec;
 }

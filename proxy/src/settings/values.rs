@@ -182,6 +182,25 @@ pub enum OnDown {
     Keep,
 }
 
+/// Who chooses how TCP sockets send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Congestion {
+    /// The kernel, for all of them.
+    System,
+    /// The kernel, but nothing is paced between programs of this machine. (Of another version, also what this one does
+    /// not know.)
+    #[serde(other)]
+    Auto,
+}
+
+impl Congestion {
+    /// Whether a socket of this address, its own or its peer's, is not to be paced.
+    pub fn is_unpaced(self, address: SocketAddr) -> bool {
+        self == Self::Auto && address.ip().to_canonical().is_loopback()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -271,7 +271,9 @@ pub fn refresh(config: &Config, sockets: &Sockets) {
         for slot in sockets.of_listener(number).filter(|slot| sockets.is_there(*slot)) {
             let socket = sockets.all[slot as usize];
             let result = match listener.address.protocol {
-                Protocol::Tcp => listener::prepare(socket, listener.rules.flow_options()),
+                Protocol::Tcp => {
+                    listener::prepare(socket, listener.rules.flow_options(listener.address.address))
+                }
                 Protocol::Udp => udp::join_received(socket, joins(listener)),
             };
             if let Err(error) = result {
@@ -340,7 +342,7 @@ fn options(listener: &Listener) -> ListenOptions {
         v6_only: listener.v6_only,
         backlog: BACKLOG,
         receive_buffer: RECEIVE_BUFFER,
-        flow: listener.rules.flow_options(),
+        flow: listener.rules.flow_options(listener.address.address),
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 use super::{
     Fd,
     address::RawAddress,
-    check,
+    check, congestion,
     fd::close,
     socket::{
         FlowOptions, Protocol, get_int, keep_alive, new_socket, set_flow_options, set_int, set_pacing,
@@ -105,6 +105,9 @@ pub fn prepare(socket: Fd, options: FlowOptions) -> io::Result<()> {
     keep_alive(socket, options.keepalive)?;
     // Another supervisor may have set what is not wanted any more.
     set_user_timeout(socket, options.user_timeout)?;
+    if !options.is_unpaced {
+        congestion::reset(socket);
+    }
     set_pacing(socket, options.pacing)
 }
 
@@ -159,6 +162,7 @@ mod tests {
                 keepalive: Duration::from_secs(20),
                 user_timeout: Some(Duration::from_millis(1500)),
                 pacing: Some(1_000_000),
+                is_unpaced: true,
             },
         );
         let options = ListenOptions { v6_only: false, backlog: 4, receive_buffer: 0, flow };
@@ -177,13 +181,15 @@ mod tests {
             let tcp = |option| get_int(socket, libc::IPPROTO_TCP, option).unwrap();
             let pacing = get_int(socket, libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE).unwrap();
             let options = (tcp(libc::TCP_KEEPIDLE), tcp(libc::TCP_USER_TIMEOUT), pacing);
+            let paces = congestion::paces(socket).unwrap();
             close(socket);
-            options
+            (options, paces)
         };
-        assert_eq!(options_of_next(), (20, 1500, 1_000_000));
-        (flow.user_timeout, flow.pacing) = (None, None);
+        assert_eq!(options_of_next(), ((20, 1500, 1_000_000), false));
+        (flow.user_timeout, flow.pacing, flow.is_unpaced) = (None, None, false);
         prepare(listener, flow).unwrap();
-        assert_eq!(options_of_next(), (20, 0, -1), "the kernel's own, and none");
+        let by_default = congestion::paces(make(Protocol::Tcp, address).unwrap()).unwrap();
+        assert_eq!(options_of_next(), ((20, 0, -1), by_default), "the kernel's own, and none");
         close(listener);
     }
 }

@@ -71,14 +71,14 @@ mod tests {
 
     #[test]
     fn sockets_tell_what_they_are() {
+        let address = "127.0.0.1:0".parse().unwrap();
         let options = ListenOptions {
             v6_only: false,
             backlog: 1,
             receive_buffer: 4096,
-            flow: ListenerRules::default().flow_options(),
+            flow: ListenerRules::default().flow_options(address),
         };
         for protocol in [Protocol::Tcp, Protocol::Udp] {
-            let address = "127.0.0.1:0".parse().unwrap();
             let ours = listener::make(protocol, address).unwrap();
             listener::bind(ours, protocol, address, options).unwrap();
             if protocol == Protocol::Tcp {

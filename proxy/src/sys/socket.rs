@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
-use super::{Fd, address::RawAddress, check, fd::close, is_unsupported, poll};
+use super::{Fd, address::RawAddress, check, congestion, fd::close, is_unsupported, poll};
 
 /// TCP or UDP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -23,6 +23,8 @@ pub struct FlowOptions {
     pub user_timeout: Option<Duration>,
     /// Limit on sending, bytes a second (`SO_MAX_PACING_RATE`, socket(7)).
     pub pacing: Option<u64>,
+    /// Not to be paced by the kernel's own choice of congestion control ([`congestion::unpace`]).
+    pub is_unpaced: bool,
 }
 
 /// Makes a non-blocking TCP socket to connect with. [`keep_alive`] is for later: most connections end before it matters.
@@ -284,6 +286,9 @@ pub(super) fn set_flow_options(socket: Fd, options: FlowOptions) -> io::Result<(
     }
     if options.pacing.is_some() {
         set_pacing(socket, options.pacing)?;
+    }
+    if options.is_unpaced {
+        congestion::unpace(socket);
     }
     Ok(())
 }

@@ -63,6 +63,7 @@ fn timeouts(given: &ListenerSettings, defaults: &Defaults) -> ListenerRules {
         udp_idle: first([&given.udp_idle, &defaults.udp_idle], rules.udp_idle),
         keepalive: first([&given.keepalive, &defaults.keepalive], rules.keepalive),
         user_timeout: patience([&given.user_timeout, &defaults.user_timeout], rules.user_timeout),
+        congestion: value(&defaults.congestion).unwrap_or(rules.congestion),
         ..rules
     }
 }

@@ -41,6 +41,7 @@ fn timeouts(given: &UpstreamSettings, defaults: &Defaults) -> UpstreamRules {
         connect_timeout: first([&given.connect_timeout, &defaults.connect_timeout], rules.connect_timeout),
         keepalive: first([&given.keepalive, &defaults.keepalive], rules.keepalive),
         user_timeout: patience([&given.user_timeout, &defaults.user_timeout], rules.user_timeout),
+        congestion: value(&defaults.congestion).unwrap_or(rules.congestion),
         ..rules
     }
 }

@@ -283,7 +283,7 @@ fn open_upstream(
         servers::destination(lane, server).ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))?;
     let upstream = {
         let _window = open_window(lane);
-        let upstream = to.socket(flow_options(lane, record))?;
+        let upstream = to.socket(flow_options(lane, record, to))?;
         fault::point(Point::ConnectOpened);
         let (Some(tag), Some(own)) = (lane.table.tag(upstream), lane.table.record(upstream)) else {
             close(upstream);
@@ -337,9 +337,18 @@ pub(super) fn runs_out(lane: &Lane, record: &Record) -> u32 {
 }
 
 /// What a connection's socket to a server has.
-fn flow_options(lane: &Lane, record: &Record) -> FlowOptions {
-    let UpstreamRules { keepalive, user_timeout, .. } = *servers::rules(lane, record);
-    FlowOptions { keepalive, user_timeout, pacing: lane.config.rules(record.listener()).bandwidth }
+fn flow_options(lane: &Lane, record: &Record, to: Destination) -> FlowOptions {
+    let UpstreamRules { keepalive, user_timeout, congestion, .. } = *servers::rules(lane, record);
+    let is_unpaced = match to {
+        Destination::Internet(address) => congestion.is_unpaced(address),
+        Destination::Unix(_) => false,
+    };
+    FlowOptions {
+        keepalive,
+        user_timeout,
+        pacing: lane.config.rules(record.listener()).bandwidth,
+        is_unpaced,
+    }
 }
 
 pub(super) fn classify(error: &io::Error) -> ConnectFailure {

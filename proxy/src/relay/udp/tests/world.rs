@@ -252,7 +252,7 @@ fn listening_sockets(listen: SocketAddr) -> (SocketAddr, Vec<Fd>) {
         v6_only: false,
         backlog: 0,
         receive_buffer: 4_000_000,
-        flow: ListenerRules::default().flow_options(),
+        flow: ListenerRules::default().flow_options(listen),
     };
     let mut address = listen;
     let sockets = (0..SEATS).map(|_| {
