@@ -55,6 +55,15 @@ pub fn pidfd_open(pid: i32) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
+/// A copy of a descriptor of another process, by its number there (pidfd_getfd(2)).
+pub fn descriptor_of(pid: i32, number: RawFd) -> Result<OwnedFd> {
+    let process = pidfd_open(pid)?;
+    // SAFETY: no pointers.
+    let fd = checked(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) })?;
+    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
 /// Sends a signal to the process of a pidfd.
 pub fn pidfd_kill(pidfd: &OwnedFd, signal: Signal) -> Result<()> {
     let (fd, signal) = (pidfd.as_raw_fd(), signal as libc::c_int);

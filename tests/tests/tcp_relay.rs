@@ -1,7 +1,7 @@
 //! What the TCP relay carries: bytes, half-closes, resets, urgent data; and its limits.
 
 use std::fs;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::process::Command;
 use std::sync::mpsc;
@@ -13,6 +13,7 @@ use proxy_tests::clients::{Outcome, ask_on, ask_tcp, connect};
 use proxy_tests::net::{SECOND_IPV6, at, isolate};
 use proxy_tests::proxy::Proxy;
 use proxy_tests::servers::{self, PATIENCE, read_all, reset};
+use proxy_tests::sys::descriptor_of;
 use proxy_tests::wait::until_true;
 use proxy_tests::{PRIMARY, pattern};
 use socket2::SockRef;
@@ -104,6 +105,51 @@ fn server_speaks_first() {
     let mut greeting = [0; 11];
     client.read_exact(&mut greeting).expect("read");
     assert_eq!(&greeting, b"220 hello\r\n");
+}
+
+/// Whether the proxy's end of a server's connection sends small writes at once.
+#[track_caller]
+fn is_prompt(proxy: &Proxy, server: &TcpStream) -> bool {
+    let pid = proxy.pid(PRIMARY);
+    let ends = |socket: &TcpStream| (socket.local_addr().ok(), socket.peer_addr().ok());
+    let (at, from) = ends(server);
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).expect("list descriptors");
+    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let mut sockets = numbers.filter_map(|number| Some(TcpStream::from(descriptor_of(pid, number).ok()?)));
+    let socket = sockets.find(|socket| ends(socket) == (from, at)).expect("a socket to the server");
+    socket.nodelay().expect("its option")
+}
+
+/// What is sent first is sent at once anyway, and what a short connection does without costs it nothing.
+#[test]
+fn only_a_first_word_may_be_held_back() {
+    const WITH_HEADER: &str = r#"
+        [[listener]]
+        name = "l"
+        bind = ["tcp://127.0.0.1:8080"]
+        upstream = "u"
+        [upstream.u]
+        send_proxy = "v1"
+        [[upstream.u.server]]
+        address = "127.0.0.1:9001"
+    "#;
+    isolate();
+    let (_server, accepted) = servers::Tcp::handing_over(SERVER);
+    let with_header = || Proxy::builder().settings(WITH_HEADER);
+    for (builder, is_prompt_at_first) in [(tcp_proxy(), false), (with_header(), true)] {
+        let proxy = builder.start();
+        let (mut client, server) = pair(&accepted);
+        let mut told = BufReader::new(server.try_clone().expect("clone"));
+        for (word, expected) in [("one\n", is_prompt_at_first), ("two\n", true)] {
+            client.write_all(word.as_bytes()).expect("write");
+            let mut line = String::new();
+            while line != word {
+                line.clear();
+                told.read_line(&mut line).expect("read");
+            }
+            assert_eq!(is_prompt(&proxy, &server), expected, "{word}");
+        }
+    }
 }
 
 #[track_caller]

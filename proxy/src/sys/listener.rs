@@ -11,8 +11,8 @@ use super::{
     check, congestion,
     fd::close,
     socket::{
-        FlowOptions, Protocol, get_int, keep_alive, new_socket, set_flow_options, set_int, set_pacing,
-        set_user_timeout,
+        FlowOptions, Protocol, get_int, keep_alive, new_socket, send_at_once, set_flow_options, set_int,
+        set_pacing, set_user_timeout,
     },
 };
 
@@ -101,6 +101,7 @@ pub fn bind(socket: Fd, protocol: Protocol, address: SocketAddr, options: Listen
 /// # Errors
 /// Not a TCP socket.
 pub fn prepare(socket: Fd, options: FlowOptions) -> io::Result<()> {
+    send_at_once(socket)?;
     set_flow_options(socket, options)?;
     keep_alive(socket, options.keepalive)?;
     // Another supervisor may have set what is not wanted any more.

@@ -27,7 +27,8 @@ pub struct FlowOptions {
     pub is_unpaced: bool,
 }
 
-/// Makes a non-blocking TCP socket to connect with. [`keep_alive`] is for later: most connections end before it matters.
+/// Makes a non-blocking TCP socket to connect with. [`keep_alive`] and [`send_at_once`] are for later: most connections
+/// end before they matter.
 ///
 /// # Errors
 /// The descriptor limit is reached.
@@ -276,10 +277,17 @@ pub fn keep_alive(socket: Fd, idle: Duration) -> io::Result<()> {
     set_int(socket, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, (seconds / 4).max(1))
 }
 
-/// What every relayed TCP socket has from the beginning: small writes are sent at once, and urgent bytes are counted
-/// in the stream (needed for exact stream positions).
+/// Has small writes sent at once, whatever is unacknowledged (`TCP_NODELAY`, tcp(7)).
+///
+/// # Errors
+/// Not a TCP socket.
+pub fn send_at_once(socket: Fd) -> io::Result<()> {
+    set_int(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)
+}
+
+/// What every relayed TCP socket has from the beginning: urgent bytes are counted in the stream (needed for exact
+/// stream positions).
 pub(super) fn set_flow_options(socket: Fd, options: FlowOptions) -> io::Result<()> {
-    set_int(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
     set_int(socket, libc::SOL_SOCKET, libc::SO_OOBINLINE, 1)?;
     if options.user_timeout.is_some() {
         set_user_timeout(socket, options.user_timeout)?;

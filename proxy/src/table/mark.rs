@@ -10,3 +10,5 @@ pub const BULK: [u8; Direction::BOTH.len()] = [1 << 1, 1 << 2];
 pub const EARLY_END: u8 = 1 << 3;
 /// TCP: the server's socket asks a silent peer whether it is there.
 pub const KEPT_ALIVE: u8 = 1 << 4;
+/// TCP: the server's socket sends small writes at once.
+pub const PROMPT: u8 = 1 << 5;

@@ -7,7 +7,7 @@ use crate::{
     fault::{self, Point},
     relay::Lane,
     sys::{Fd, buffer::SIZE, pipe, socket, would_block},
-    table::{Direction, Holder, flag, mark},
+    table::{Direction, Facts, Holder, flag, mark},
 };
 
 use super::{
@@ -27,6 +27,15 @@ impl Half<'_> {
             && !self.record.has(unix)
             && !holders.pipes.is_short()
             && holders.pipes.room() >= SIZE
+    }
+
+    /// Whether anything may have been written to the server's socket before. What is written first is sent at once
+    /// anyway, as nothing before it is unacknowledged (`tcp_nagle_check`, net/ipv4/tcp_output.c), and many a connection
+    /// has nothing else to say.
+    fn may_have_sent(&self) -> bool {
+        let own = self.lane.table.record(self.sink).filter(|_| self.direction == Direction::Up);
+        let has_sent = |facts: Facts<'_>| facts.bytes(Direction::Up) > 0 || facts.header().1 > 0;
+        self.record.has(flag::ADOPTED) || own.is_some_and(|own| has_sent(own.facts()))
     }
 
     /// Notes how much came at once.
@@ -64,6 +73,9 @@ impl Half<'_> {
         fault::point(Point::CopyFilled);
         buffer.cell.note(self.client(), self.direction, count);
         fault::point(Point::CopyNoted);
+        if *moved > 0 || self.may_have_sent() {
+            self.be_prompt();
+        }
         let sent = as_it_goes(count, |sent| buffer.memory.send(self.sink, sent..count))?;
         *moved += sent;
         if sent < count {
@@ -95,6 +107,7 @@ impl Half<'_> {
             Err(error) if would_block(&error) => return Ok(Some(Outcome::More)),
             other => holders.buffers.read(number, other?)?,
         };
+        self.be_prompt();
         let sent = as_it_goes(left.len(), |sent| socket::send(self.sink, &left[sent..]))?;
         *moved += sent;
         fault::point(Point::CopyPicked);

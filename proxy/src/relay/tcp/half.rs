@@ -9,9 +9,9 @@ use crate::{
     sys::{
         Fd,
         pipe::{self, readable, write_byte},
-        poll, urgent, would_block,
+        poll, socket, urgent, would_block,
     },
-    table::{Direction, Holder, Part, Record},
+    table::{Direction, Holder, Part, Record, flag, mark},
 };
 
 use super::adopt::is_reset;
@@ -150,6 +150,8 @@ impl Half<'_> {
 
     /// Pipe to sink, `residue` bytes. Answers false if the sink takes no more for now.
     fn drain(&self, pipe: Fd, mut residue: usize, moved: &mut usize) -> io::Result<bool> {
+        // It may take several calls.
+        self.be_prompt();
         while residue > 0 {
             match pipe::splice(pipe, self.sink, residue) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -165,6 +167,16 @@ impl Half<'_> {
             }
         }
         Ok(true)
+    }
+
+    /// Has the server's socket send what follows at once. (A client's does as its listener's sockets do.)
+    pub(super) fn be_prompt(&self) {
+        let is_unix = self.record.has(flag::of(flag::UNIX, Direction::Down));
+        if self.direction == Direction::Up && !is_unix && !self.record.is_marked(mark::PROMPT) {
+            // It is a TCP socket. One that is broken tells so when it is written to.
+            let _ = socket::send_at_once(self.sink);
+            self.record.mark(mark::PROMPT, true);
+        }
     }
 
     /// The byte at an urgent mark goes through the pipe like any other; `splice` cannot take it.
