@@ -141,6 +141,16 @@ const MATRIX: &[(&str, Servers, Scenario)] = &[
     ("A:drain.all:1", ONE, life),
     ("A:drain.all:3", ONE, life),
     ("A:copy.all:2", ONE, last_answer),
+    ("A:end.flagged:2", ONE, last_answer),
+    ("A:end.passed:2", ONE, last_answer),
+    ("A:end.both:1", ONE, last_answer),
+    ("A:close.begun:1", ONE, last_answer),
+    ("A:close.forgotten:1", ONE, last_answer),
+    ("A:close.freed:1", ONE, last_answer),
+    ("A:close.tagged:2", ONE, last_answer),
+    ("A:close.closed:2", ONE, last_answer),
+    ("A:end.flagged:2,B:close.freed:1", ONE, last_answer),
+    ("A:end.flagged:2,B:close.tagged:2", ONE, last_answer),
     ("A:drain.forgotten:1", ONE, life),
     ("A:drain.forgotten:3", ONE, life),
     ("A:end.seen:1", ONE, last_words),
@@ -537,6 +547,8 @@ fn trickle(world: &World) {
         });
     }
     server.shutdown(Shutdown::Write).expect("shutdown");
+    // The heir, too, is to find the client's socket full.
+    (0..world.faults.len()).for_each(|fault| world.until_struck(fault));
     assert_eq!(pattern::verify(&mut client).expect("an end, no reset"), said);
 }
 
@@ -558,6 +570,9 @@ fn last_answer(world: &World) {
     assert_eq!(read_all(&mut client).expect("an end, no reset"), b"answer");
     let line = world.log.line_of(client.local_addr().expect("address"));
     assert_eq!((line.bytes_up, line.bytes_down), (3, 6), "{line:?}");
+    // What was being closed is not taken for what was just accepted.
+    until_true("all is closed", || descriptors(&world.proxy) == world.baseline);
+    assert_eq!(world.server.accepted(), 1);
 }
 
 /// A connection that has nothing in flight when the second pool dies.

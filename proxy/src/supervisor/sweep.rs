@@ -11,6 +11,7 @@ use proxy_common::lease::SEATS;
 use crate::{
     config::{Config, Listener},
     fault::{self, Point},
+    relay::tcp::evidence,
     sys::{
         Fd,
         fd::{self, close},
@@ -74,7 +75,9 @@ pub fn cut(table: &Table, epoch: u32) -> Swept {
         }
         cell.set(Tag::FREE);
         if is_socket_or_pipe(fd) {
-            break_off(fd);
+            if !(tag.kind == Kind::Client && evidence::is_over(record, fd)) {
+                break_off(fd);
+            }
             close(fd);
         }
     }
@@ -191,7 +194,9 @@ fn find_behind_gate(
         if time::monotonic_ms() >= limit_ms {
             return None;
         }
-        match listener_of(config, *fd) {
+        let listener = listener_of(config, *fd);
+        let is_ending = listener.is_some() && was_being_closed(table, *fd);
+        match listener.filter(|_| !is_ending) {
             Some(listener) if record(table, *fd, finder, listener, epoch) => {
                 found += 1;
                 fault::point(Point::SweepFound);
@@ -206,12 +211,18 @@ fn find_behind_gate(
                     record.set_state(State::Free);
                     cell.set(Tag::FREE);
                 }
-                break_off(*fd);
+                if !is_ending {
+                    break_off(*fd);
+                }
                 close(*fd);
             }
         }
     }
     Some(found)
+}
+
+fn was_being_closed(table: &Table, client: Fd) -> bool {
+    table.record(client).is_some_and(|record| evidence::was_being_closed(record, client))
 }
 
 /// All numbers that can be open: the kernel gives the lowest free one, so that beyond the highest

@@ -1,4 +1,4 @@
-use std::net::UdpSocket;
+use std::{io::Write as _, net::UdpSocket};
 
 use super::*;
 use crate::table::{Dimensions, Using};
@@ -136,4 +136,34 @@ fn places_are_moved_once_whoever_dies_in_the_middle() {
         clear_workers(&table, 0);
         assert_eq!(table.open_to(0), 5);
     }
+}
+
+/// A pool that died in closing a client's socket has freed its record and forgotten its tag. Others that look the
+/// same were just accepted at a number of which that was true before.
+#[test]
+fn what_was_being_closed_is_not_taken_for_what_was_just_accepted() {
+    let (_, table) = Table::create(Dimensions { descriptors: 4096, ..Dimensions::SMALL }).unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let ended = |said: &[u8]| {
+        let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        client.write_all(said).unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        (client, Fd::keep(listener.accept().unwrap().0))
+    };
+    let (_said, socket) = ended(b"all");
+    let (_silent, fresh) = ended(b"");
+    for fd in [socket, fresh] {
+        let record = table.record(fd).unwrap();
+        record.begin(State::Established, 0, 0, 0);
+        record.set(flag::SHUT | flag::of(flag::SHUT, crate::table::Direction::Down));
+        while socket::state(fd).unwrap() != socket::CLOSE_WAIT {}
+    }
+    let is_over = |fd| evidence::is_over(table.record(fd).unwrap(), fd);
+    assert!(!is_over(socket) && is_over(fresh), "the one has something unread");
+    socket::discard(socket, 3).unwrap();
+    assert!(is_over(socket) && !was_being_closed(&table, socket), "its record is not free");
+    [socket, fresh].iter().for_each(|fd| table.record(*fd).unwrap().set_state(State::Free));
+    assert_eq!([socket, fresh].map(|fd| was_being_closed(&table, fd)), [true, false]);
+    table.record(socket).unwrap().clear(flag::SHUT);
+    assert!(!is_over(socket) && !was_being_closed(&table, socket), "only one side has ended");
 }

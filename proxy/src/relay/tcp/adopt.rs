@@ -23,7 +23,7 @@ impl Tcp {
     pub fn adopt(&mut self, lane: &Lane, client: Fd, dead: &DeadEpochs, now_ms: u32) -> Option<AdoptedState> {
         let record = lane.table.record(client)?;
         if record.worker() == lane.worker && record.state() == State::Free {
-            close_forgotten(lane, client);
+            close_forgotten(lane, client, record);
             return None;
         }
         let is_sound = self.claim(lane, client, dead)?;
@@ -306,9 +306,9 @@ fn take_upstream(lane: &Lane, client: Fd, record: &Record, dead: &DeadEpochs) ->
 
 /// Closes what a dead worker had forgotten: it died before it came to that. If nothing was ended or
 /// reset yet, the record was overwritten, and an end must not be made of that.
-fn close_forgotten(lane: &Lane, client: Fd) {
+fn close_forgotten(lane: &Lane, client: Fd, record: &Record) {
     match socket::state(client) {
-        Ok(state) if evidence::has_passed_end(state) => lane.close(client),
+        Ok(_) if evidence::is_over(record, client) => lane.close(client),
         Ok(_) => {
             lane.block().counters.lost.tcp[LostReason::Corrupt as usize].add(1);
             socket::reset(client);

@@ -8,7 +8,7 @@ use crate::{
     table::{Direction, Ending, Holder, Record, Rejection, State, flag},
 };
 
-use super::Tcp;
+use super::{Tcp, evidence};
 
 impl Tcp {
     /// The source of `direction` has ended: so does the sink, and with both ends the connection.
@@ -29,9 +29,11 @@ impl Tcp {
         record.set(flag::of(flag::SHUT, direction));
         record.clear(flag::of(flag::MORE, direction));
         fault::point(Point::EndFlagged);
-        socket::shutdown_write(sink);
+        let both = evidence::both_ended(record);
+        if !(both && direction == Direction::Down && ends_by_close(lane, client, record)) {
+            socket::shutdown_write(sink);
+        }
         fault::point(Point::EndPassed);
-        let both = Direction::BOTH.iter().all(|direction| record.has(flag::of(flag::SHUT, *direction)));
         if both {
             fault::point(Point::EndBoth);
             self.close(lane, client, record);
@@ -99,4 +101,14 @@ impl Tcp {
         fault::point(Point::CloseFreed);
         lane.close(client);
     }
+}
+
+/// Whether closing the client's socket, which is next, tells it of the server's end well enough. After a death in
+/// between, a socket that nothing went through looks like one that was accepted and not recorded; and of a unix
+/// socket nobody counts what did.
+fn ends_by_close(lane: &Lane, client: Fd, record: &Record) -> bool {
+    let facts = lane.table.facts(client, record);
+    let has_carried =
+        facts.is_some_and(|facts| Direction::BOTH.iter().any(|direction| facts.bytes(*direction) > 0));
+    has_carried && !record.has(flag::UNIX)
 }

@@ -6,7 +6,8 @@ use crate::{
     sys::{
         Fd, is_unsupported, pipe,
         socket::{self, CLOSE_WAIT, CLOSED, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, SYN_SENT},
-        stream, would_block,
+        stream::{self, StreamCounters},
+        would_block,
     },
     table::{Direction, Holder, Record, State, flag},
 };
@@ -24,17 +25,36 @@ pub fn agrees(lane: &Lane, client: Fd, record: &Record) -> bool {
         _ if record.has(flag::RESET) => true,
         State::Accepted | State::Connecting => is_untouched(lane, client, record),
         State::Established => Direction::BOTH.iter().all(|direction| may_be_shut(client, record, *direction)),
-        State::Closing => [Some(client), record.upstream()].into_iter().flatten().all(has_ended),
+        State::Closing => {
+            let mut sockets = [Some(client), record.upstream()].into_iter().flatten();
+            sockets.all(|socket| is_over(record, socket))
+        }
     }
 }
 
-/// Whether we have passed on an end to a socket in this TCP state, or reset it.
-pub fn has_passed_end(state: u8) -> bool {
-    !matches!(state, ESTABLISHED | CLOSE_WAIT | SYN_SENT)
+/// Whether the ends of both directions were read, and all that came before them was passed on.
+pub fn both_ended(record: &Record) -> bool {
+    Direction::BOTH.iter().all(|direction| record.has(flag::of(flag::SHUT, *direction)))
 }
 
-fn has_ended(socket: Fd) -> bool {
-    socket::state(socket).is_ok_and(has_passed_end)
+/// Whether nothing but to close it is left to be done to a socket of this connection: we have passed on an end to it
+/// or reset it, or closing it passes on the last end (`end.rs`).
+pub fn is_over(record: &Record, socket: Fd) -> bool {
+    match socket::state(socket) {
+        Ok(CLOSE_WAIT) => both_ended(record) && pipe::readable(socket).is_ok_and(|unread| unread == 0),
+        Ok(state) => !matches!(state, ESTABLISHED | SYN_SENT),
+        Err(_) => false,
+    }
+}
+
+/// Whether an untagged client's socket is one that its worker was closing when it died, and not one that was just
+/// accepted at a number that had such a record before: something has gone through it.
+pub fn was_being_closed(record: &Record, client: Fd) -> bool {
+    let has_carried =
+        |counters: StreamCounters| positions::read(&counters) > 0 || positions::written(&counters, false) > 0;
+    record.state() == State::Free
+        && is_over(record, client)
+        && stream::counters(client).is_ok_and(has_carried)
 }
 
 /// Nothing but a PROXY header is read from a client, and nothing written to it, before there is an upstream

@@ -7,7 +7,7 @@ mod client_hello;
 mod connect;
 mod copy;
 mod end;
-mod evidence;
+pub mod evidence;
 mod half;
 mod header;
 mod positions;
