@@ -18,7 +18,7 @@ use crate::{
     slots,
     steering::{Steering, SteeringLog},
     sys::{
-        Fd, fd, signal,
+        Fd, congestion, fd, signal,
         socket::{self, Protocol},
     },
     table::{DecisionCell, Dimensions, Index, Table, Tag},
@@ -91,6 +91,7 @@ pub fn open(mut config: Config, inherited: Option<&Inherited>) -> Result<Setup> 
     if let Some(finding) = findings.find(|finding| finding.level == Level::Fail) {
         bail!("{finding}");
     }
+    congestion::look_up();
     let config: &'static Config = Box::leak(Box::new(config));
     rules::ignored(config).iter().for_each(|finding| tracing::warn!("{finding}"));
 

@@ -14,7 +14,7 @@ const UNPACED: &[u8] = b"reno";
 /// Longest name of an algorithm, with its end (`TCP_CA_NAME_MAX`, include/net/tcp.h).
 const NAME_MAX: usize = 16;
 
-/// The name that new sockets have (`net.ipv4.tcp_congestion_control`), without its end.
+/// An algorithm's name, such as that of new sockets (`net.ipv4.tcp_congestion_control`), without its end.
 type Name = Vec<u8>;
 
 /// Has a socket send as fast as its peer takes it, if the kernel's own choice of congestion control would pace it. To
@@ -22,31 +22,36 @@ type Name = Vec<u8>;
 ///
 /// That it is not allowed is no error: the socket stays as it is.
 pub fn unpace(socket: Fd) {
-    if default_paces() {
+    if default().is_some_and(paces_by_name) {
         let _ = set(socket, UNPACED);
     }
 }
 
-/// Leaves it to the kernel again. As [`unpace`].
+/// Gives back what [`unpace`] has done, by this process or another. What has the kernel's choice already is not
+/// touched: a socket that was told one does not follow when the kernel's choice changes (`tcp_ca_openreq_child`,
+/// net/ipv4/tcp_minisocks.c).
 pub fn reset(socket: Fd) {
-    if default_paces() {
-        let _ = set(socket, default());
+    if let Some(default) = default()
+        && get(socket).is_ok_and(|name| name == UNPACED && name != default)
+    {
+        let _ = set(socket, default);
     }
 }
 
-/// Whether the kernel's choice paces. Looked up once.
-fn default_paces() -> bool {
-    paces_by_name(default())
+/// Looks up the kernel's choice, once. To be done before there are pools: it takes a descriptor.
+pub fn look_up() {
+    default();
+}
+
+/// The kernel's choice at the first look; `None` if it could not be read.
+fn default() -> Option<&'static [u8]> {
+    static DEFAULT: OnceLock<Option<Name>> = OnceLock::new();
+    DEFAULT.get_or_init(|| of_new_socket().ok()).as_deref()
 }
 
 /// BBR is the only one in Linux that sends by the clock without being told to.
 fn paces_by_name(name: &[u8]) -> bool {
     name.starts_with(b"bbr")
-}
-
-fn default() -> &'static [u8] {
-    static DEFAULT: OnceLock<Name> = OnceLock::new();
-    DEFAULT.get_or_init(|| of_new_socket().unwrap_or_default())
 }
 
 fn of_new_socket() -> io::Result<Name> {
@@ -87,7 +92,7 @@ mod tests {
     #[test]
     fn a_name_is_set_and_read() {
         let socket = socket();
-        assert_eq!(get(socket).unwrap(), default());
+        assert_eq!(get(socket).unwrap(), default().unwrap());
         set(socket, UNPACED).unwrap();
         assert_eq!(get(socket).unwrap(), UNPACED);
         assert!(set(socket, b"nonsense").is_err());
@@ -98,10 +103,15 @@ mod tests {
     fn what_paces_is_replaced_and_comes_back() {
         let socket = socket();
         unpace(socket);
-        let expected = if default_paces() { UNPACED } else { default() };
+        let default = default().unwrap();
+        let expected = if paces_by_name(default) { UNPACED } else { default };
         assert_eq!(get(socket).unwrap(), expected);
         reset(socket);
-        assert_eq!(get(socket).unwrap(), default());
+        assert_eq!(get(socket).unwrap(), default);
+        // Another supervisor had done it, when another choice was the kernel's.
+        set(socket, UNPACED).unwrap();
+        reset(socket);
+        assert_eq!(get(socket).unwrap(), default);
         close(socket);
     }
 }

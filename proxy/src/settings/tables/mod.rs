@@ -73,8 +73,9 @@ table! {
         /// (`TCP_USER_TIMEOUT`); `"never"`: the kernel's own patience, about 15 minutes (`net.ipv4.tcp_retries2`).
         user_timeout: Option<Given<Patience>> [.default(r#""never""#).like(r#""30s""#).times(TIMES)];
         /// Who chooses the congestion control of TCP sockets. `"system"`: the kernel
-        /// (`net.ipv4.tcp_congestion_control`). `"auto"`: the kernel, too, but at loopback addresses, where there is no
-        /// network, `reno` in place of `bbr`, which would pace at two to three times the CPU.
+        /// (`net.ipv4.tcp_congestion_control`). `"auto"`: the kernel, too, but of listeners bound to a loopback
+        /// address, and to servers at one, where there is no network, `reno` in place of `bbr`, which would pace at
+        /// two to three times the CPU.
         congestion: Option<Given<Congestion>> [.default(r#""auto""#)];
         /// How long a connection may take to say, by its TLS ClientHello, which server it is for; looked at once a second.
         sni_timeout: Option<Given<Duration>> [.default(r#""5s""#).times(TIMES)];
