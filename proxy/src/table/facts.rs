@@ -183,16 +183,18 @@ impl UdpFacts {
         self.datagrams[direction as usize].load(Relaxed)
     }
 
-    /// Adds to both. The first from the server are noted with their time.
-    pub fn add(&self, direction: Direction, bytes: u64, datagrams: u64, now_ms: u32) {
+    /// Adds to both, and answers how many datagrams there were before: of several that add, one has met each count.
+    /// The first from the server are noted with their time.
+    pub fn add(&self, direction: Direction, bytes: u64, datagrams: u64, now_ms: u32) -> u32 {
         if datagrams == 0 {
-            return;
+            return self.datagrams(direction);
         }
         self.bytes[direction as usize].fetch_add(bytes, Relaxed);
-        self.datagrams[direction as usize].fetch_add(datagrams as u32, Relaxed);
+        let before = self.datagrams[direction as usize].fetch_add(datagrams as u32, Relaxed);
         if direction == Direction::Down && self.first_answer.load(Relaxed) == 0 {
             self.set_first_answer_ms(Some(now_ms.wrapping_sub(self.opened_ms())));
         }
+        before
     }
 
     /// When the first answer went to the client, milliseconds after the flow began.
@@ -233,8 +235,8 @@ mod tests {
         let facts = UdpFacts::new_zeroed();
         facts.begin(u32::MAX);
         facts.add(Direction::Up, 10, 1, 5);
-        facts.add(Direction::Down, 30, 2, 9);
-        facts.add(Direction::Down, 0, 0, 12);
+        assert_eq!(facts.add(Direction::Down, 30, 2, 9), 0);
+        assert_eq!(facts.add(Direction::Down, 0, 0, 12), 2);
         assert_eq!((facts.bytes(Direction::Down), facts.datagrams(Direction::Down)), (30, 2));
         assert_eq!((facts.bytes(Direction::Up), facts.first_answer_ms()), (10, Some(10)));
         assert_eq!(size_of::<UdpFacts>(), 32);

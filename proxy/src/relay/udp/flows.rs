@@ -138,6 +138,8 @@ impl Flows {
         let key = Key::recorded(&lane.table, fd, record);
         record.set_takeovers(record.takeovers().saturating_add(1));
         count(lane, &key, record.server());
+        // Its owner may have died before it could.
+        hold::join_answers(lane, fd);
         let entry = Entry { fd, generation: record.generation() };
         enter(lane, (&key, hash(&lane.table, &key)), entry);
     }

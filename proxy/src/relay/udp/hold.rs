@@ -40,19 +40,10 @@ impl Held {
     /// Notes what was sent by it.
     pub fn note(&self, lane: &Lane, direction: Direction, sent: &Sent, now_ms: u32) {
         self.record.touch(now_ms);
-        if let Some(facts) = lane.table.udp_facts(self.fd) {
-            facts.add(direction, sent.bytes, sent.datagrams, now_ms);
-        }
-    }
-
-    /// Has the kernel join answers from now on, if these were the ones after which it is worth it.
-    pub fn join_answers(&self, lane: &Lane, sent: &Sent) {
         let Some(facts) = lane.table.udp_facts(self.fd) else { return };
-        let after = facts.datagrams(Direction::Down);
-        let before = after.wrapping_sub(sent.datagrams as u32);
-        if before < JOINS_AFTER && after >= JOINS_AFTER {
-            // It fails on no UDP socket; what is not joined comes one by one.
-            let _ = udp::join_received(self.fd, true);
+        let before = facts.add(direction, sent.bytes, sent.datagrams, now_ms);
+        if direction == Direction::Down && before < JOINS_AFTER {
+            join_answers(lane, self.fd);
         }
     }
 
@@ -73,6 +64,15 @@ impl Held {
             // EEXIST: it is watched already. A close takes it out of every set, there being one table.
             let _ = epoll::add(lane.set, self.fd, epoll::IN | epoll::ERR, token.encode());
         }
+    }
+}
+
+/// Has the kernel join a flow's answers from now on, if there were so many that it is worth it.
+pub fn join_answers(lane: &Lane, fd: Fd) {
+    let answers = lane.table.udp_facts(fd).map_or(0, |facts| facts.datagrams(Direction::Down));
+    if answers >= JOINS_AFTER {
+        // It fails on no UDP socket; what is not joined comes one by one.
+        let _ = udp::join_received(fd, true);
     }
 }
 

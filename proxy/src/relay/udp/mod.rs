@@ -251,7 +251,6 @@ impl Udp {
         counters.datagrams_sent.add(sent.datagrams);
         counters.sent_bytes.add(sent.bytes);
         flow.note(lane, Direction::Down, &sent, now_ms);
-        flow.join_answers(lane, &sent);
         flow.record.server().into_iter().for_each(|server| servers::note_success(lane, server, now_ms));
         inbox.messages().iter().map(|message| message.len).sum()
     }

@@ -150,6 +150,10 @@ fn answers_are_joined_once_there_were_some() {
     world.live.set(0, false);
     assert_eq!(world.exchange(&client, &server, b"b", b"B"), flow);
     assert!(is_joined());
+    // Whoever has counted that far died before it could; its heir does.
+    udp::join_received(fd, false).unwrap();
+    let (lane, udp) = world.other.as_mut().unwrap();
+    assert!(udp.adopt(lane, fd) && is_joined());
 }
 
 #[test]
