@@ -54,6 +54,15 @@ impl From<Refusal> for DropReason {
 /// # Errors
 /// Why not.
 pub fn admit(lane: &Lane, listener: u32, client: IpAddr, counted: u64) -> Result<(), Refusal> {
+    allow(lane, listener, client, counted)?;
+    take_turn(lane, listener)
+}
+
+/// The first half of [`admit`]: all but the rate.
+///
+/// # Errors
+/// Why not.
+pub fn allow(lane: &Lane, listener: u32, client: IpAddr, counted: u64) -> Result<(), Refusal> {
     let rules = lane.config.rules(listener);
     if !client.is_unspecified() && !rules.access.allows(client) {
         return Err(Refusal::Denied);
@@ -68,8 +77,17 @@ pub fn admit(lane: &Lane, listener: u32, client: IpAddr, counted: u64) -> Result
     if source.is_some_and(|(hash, most)| is_full(most, lane.table.sources().count(hash))) {
         return Err(Refusal::SourceLimit);
     }
+    Ok(())
+}
+
+/// The second half: whether the listener's rate allows for one more now. It counts as begun then, so this is asked when
+/// nothing else is in the way.
+///
+/// # Errors
+/// [`Refusal::Rate`].
+pub fn take_turn(lane: &Lane, listener: u32) -> Result<(), Refusal> {
     let word = lane.table.rate(lane.config.group(listener));
-    match rules.max_connection_rate {
+    match lane.config.rules(listener).max_connection_rate {
         Some(rate) if !rate::take(word, rate, time::monotonic_ns()) => Err(Refusal::Rate),
         _ => Ok(()),
     }

@@ -46,30 +46,24 @@ impl Default for Flows {
 }
 
 impl Flows {
-    /// The flow of a key, which begins now if there is none. To be called inside the opening window.
+    /// Begins the flow of a key, for which none was found. To be called inside the opening window.
     ///
     /// # Errors
     /// Why the datagrams are dropped. Where nothing may begin ([`is_ending`]), as if no server were up.
-    pub fn find_or_begin(&mut self, lane: &Lane, key: Key, now_ms: u32) -> Result<Held, DropReason> {
-        let (index, hash) = (lane.table.index(), hash(&lane.table, &key));
-        let is_wanted = |entry| hold::judge(lane, &key, entry) == Found::Wanted;
-        for _ in 0..LOOKS {
-            let Some(entry) = index.find(hash, is_wanted) else { break };
-            if let Some(held) = Held::take(lane, entry) {
-                return Ok(held);
-            }
-        }
+    pub fn begin(&mut self, lane: &Lane, (key, hash): (&Key, u64), now_ms: u32) -> Result<Held, DropReason> {
         if is_ending(lane, key.listener) {
             return Err(DropReason::Upstream);
         }
-        admission::admit(lane, key.listener, key.source().ip(), 0)?;
+        admission::allow(lane, key.listener, key.source().ip(), 0)?;
         if room::left(lane) == 0 && !self.make_room(lane, now_ms) {
             return Err(DropReason::Limit);
         }
-        match self.begin(lane, key, hash, now_ms) {
+        // Last, so that what is dropped for another reason uses up nothing. What was ended in vain leaves its room.
+        admission::take_turn(lane, key.listener)?;
+        match self.begin_at_a_server(lane, (key, hash), now_ms) {
             // The process has none left, or there is no local port left.
             Err(DropReason::Descriptors) if self.make_room(lane, now_ms) => {
-                self.begin(lane, key, hash, now_ms)
+                self.begin_at_a_server(lane, (key, hash), now_ms)
             }
             result => result,
         }
@@ -82,7 +76,12 @@ impl Flows {
         silent.is_some()
     }
 
-    fn begin(&mut self, lane: &Lane, key: Key, hash: u64, now_ms: u32) -> Result<Held, DropReason> {
+    fn begin_at_a_server(
+        &mut self,
+        lane: &Lane,
+        (key, hash): (&Key, u64),
+        now_ms: u32,
+    ) -> Result<Held, DropReason> {
         let upstream = lane.config.upstream_of(key.listener).ok_or(DropReason::Upstream)?;
         let mut seeker = Seeker { upstream, client: key.source().ip(), tried: 0 };
         for _ in 0..=upstream.1.rules.retries {
@@ -91,7 +90,7 @@ impl Flows {
                 Choice::Full => return Err(DropReason::ServersFull),
                 Choice::None => return Err(DropReason::Upstream),
             };
-            match open(lane, key, server, now_ms) {
+            match open(lane, *key, server, now_ms) {
                 Ok(entry) => return self.enter(lane, (key, hash), entry, server),
                 Err(Obstacle::Ours(reason)) => return Err(reason),
                 Err(Obstacle::Servers(error)) => {
@@ -111,14 +110,14 @@ impl Flows {
     fn enter(
         &mut self,
         lane: &Lane,
-        (key, hash): (Key, u64),
+        (key, hash): (&Key, u64),
         entry: Entry,
         server: u32,
     ) -> Result<Held, DropReason> {
-        let flow = match enter(lane, (&key, hash), entry) {
+        let flow = match enter(lane, (key, hash), entry) {
             Entering::Entered => {
                 faults::point(Point::UdpEntered);
-                count(lane, &key, Some(server));
+                count(lane, key, Some(server));
                 lane.listener(key.listener).accepted.add(1);
                 lane.server(server).connections.add(1);
                 return Held::take(lane, entry).ok_or(DropReason::Upstream);
@@ -210,7 +209,15 @@ pub fn is_indexed(table: &Table, fd: Fd, record: &Record) -> bool {
     table.index().find(hash, |other| other == entry).is_some()
 }
 
-fn hash(table: &Table, key: &Key) -> u64 {
+/// The flow of a key, and of its hash ([`hash`]); `None` if there is none.
+pub fn find(lane: &Lane, (key, hash): (&Key, u64)) -> Option<Held> {
+    let is_wanted = |entry| hold::judge(lane, key, entry) == Found::Wanted;
+    let find = || lane.table.index().find(hash, is_wanted);
+    (0..LOOKS).map_while(|_| find()).find_map(|entry| Held::take(lane, entry))
+}
+
+/// By what the flow index finds a key.
+pub fn hash(table: &Table, key: &Key) -> u64 {
     table.index().hash(&key.bytes())
 }
 

@@ -21,6 +21,7 @@ use std::{
     time::Duration,
 };
 
+use arrayvec::ArrayVec;
 use chosen::Chosen;
 use fault::Fault;
 use flows::Flows;
@@ -179,32 +180,25 @@ impl Udp {
         let Some(settings) = lane.config.listeners.get(listener as usize) else { return 0 };
         self.read_keys(settings, listener, counters);
         let Some(inbox) = &self.inbox else { return 0 };
+        let up = Up { lane, settings, inbox, headers: &self.headers, counters, now_ms };
         let mut left = Chosen::first(self.keys.len());
+        let mut new = ArrayVec::<_, BATCH>::new();
         while let Some(first) = left.iter().next() {
             let key = self.keys[first];
             let of_flow = left.filter(|index| self.keys[index] == key);
             left = left.without(of_flow);
             let Some(key) = key else { continue };
-            let flow = match self.flows.find_or_begin(lane, key, now_ms) {
-                Ok(flow) => flow,
-                Err(reason) => {
-                    counters.dropped(reason, datagrams(inbox, of_flow));
-                    continue;
-                }
-            };
-            let prefix = header::prefix(lane, settings, &key);
-            let load = Load { inbox, messages: of_flow, headers: &self.headers, prefix: &prefix };
-            let sent = forward(&load, &Way { socket: flow.fd, client: None }, counters);
-            faults::point(Point::UdpSent);
-            if !flow.is_own() {
-                counters.foreign_datagrams.add(sent.datagrams);
+            let hash = flows::hash(&lane.table, &key);
+            match flows::find(lane, (&key, hash)) {
+                Some(flow) => up.send(&mut self.flows, &flow, &key, of_flow),
+                None => new.push((key, hash, of_flow)),
             }
-            match sent.failure {
-                Some(failure) => self.flows.fail(lane, &flow, failure, now_ms),
-                None => {
-                    flow.note(lane, Direction::Up, &sent, now_ms);
-                    flow.watch(lane);
-                }
+        }
+        // After the others, which are in use by now: a new flow may push out one that is silent.
+        for (key, hash, of_flow) in new {
+            match self.flows.begin(lane, (&key, hash), now_ms) {
+                Ok(flow) => up.send(&mut self.flows, &flow, &key, of_flow),
+                Err(reason) => counters.dropped(reason, datagrams(inbox, of_flow)),
             }
         }
         let bytes = inbox.messages().iter().map(|message| message.len).sum::<usize>();
@@ -253,6 +247,37 @@ impl Udp {
         flow.note(lane, Direction::Down, &sent, now_ms);
         flow.record.server().into_iter().for_each(|server| servers::note_success(lane, server, now_ms));
         inbox.messages().iter().map(|message| message.len).sum()
+    }
+}
+
+/// What clients have sent, on its way to the servers.
+struct Up<'a> {
+    lane: &'a Lane,
+    settings: &'a Listener,
+    inbox: &'a Inbox,
+    headers: &'a [usize],
+    counters: &'a ListenerCounters,
+    now_ms: u32,
+}
+
+impl Up<'_> {
+    /// Sends a flow's part of it.
+    fn send(&self, flows: &mut Flows, flow: &Held, key: &Key, messages: Chosen) {
+        let Self { lane, inbox, headers, counters, now_ms, .. } = *self;
+        let prefix = header::prefix(lane, self.settings, key);
+        let load = Load { inbox, messages, headers, prefix: &prefix };
+        let sent = forward(&load, &Way { socket: flow.fd, client: None }, counters);
+        faults::point(Point::UdpSent);
+        if !flow.is_own() {
+            counters.foreign_datagrams.add(sent.datagrams);
+        }
+        match sent.failure {
+            Some(failure) => flows.fail(lane, flow, failure, now_ms),
+            None => {
+                flow.note(lane, Direction::Up, &sent, now_ms);
+                flow.watch(lane);
+            }
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use super::{
     world::{World, server},
 };
 use crate::{
+    config::rules::{ListenerRules, Rate},
     limits::Limits,
     sys::Fd,
     table::{DropReason, Ending},
@@ -58,6 +59,39 @@ fn the_longest_silent_question_makes_room() {
     assert!(flow_of(&world, &clients[2]).is_some());
     assert_eq!((world.flows().len(), world.lane.block().udp_flows.get(), world.lane.open_to(0)), (3, 3, 3));
     is_dropped(&mut world, &clients[0]);
+}
+
+/// A new client's datagram comes before that of the one whose flow would make room.
+#[test]
+fn who_sends_in_the_same_batch_is_in_use() {
+    let (mut world, server) = world(1);
+    world.close_other_seat();
+    let (old, new) = (world.client_of("127.0.0.1"), world.client_of("127.0.0.1"));
+    let seen = world.exchange(&old, &server, b"a", b"A");
+    world.now_ms += 1000;
+    new.send(b"new").unwrap();
+    old.send(b"b").unwrap();
+    let (lane, now_ms) = (world.lane, world.now_ms);
+    world.udp.on_listener(&lane, lane.sockets[0], 0, now_ms);
+    assert_eq!(world.receive(&server), (b"b".to_vec(), seen));
+    assert_eq!((dropped(&world, DropReason::Limit), evicted(&world)), (1, 0));
+}
+
+#[test]
+fn what_finds_no_room_uses_up_nothing_of_the_rate() {
+    let (server, address) = server();
+    let rate = Some(Rate { per_second: 1e-6, burst: 2 });
+    let rules = ListenerRules { max_connection_rate: rate, ..ListenerRules::default() };
+    let mut world = World::with_rules(&[address], rules);
+    world.lane.limits.flows = 1;
+    let clients: Vec<UdpSocket> = (0..3).map(|_| world.client_of("127.0.0.1")).collect();
+    world.exchange(&clients[0], &server, b"q", b"A");
+    is_dropped(&mut world, &clients[1]);
+    world.now_ms += 1000;
+    world.exchange(&clients[1], &server, b"q", b"A");
+    world.now_ms += 1000;
+    clients[2].send(b"q").unwrap();
+    world.until(|world| (dropped(world, DropReason::Rate) == 1).then_some(()));
 }
 
 #[test]

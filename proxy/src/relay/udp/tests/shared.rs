@@ -7,7 +7,10 @@ use crate::{
     relay::{
         Lane,
         token::Token,
-        udp::{flows::Flows, key::Key},
+        udp::{
+            flows::{self, Flows},
+            key::Key,
+        },
     },
     sys::epoll,
     table::{Ending, Kind, Using},
@@ -192,18 +195,20 @@ fn two_workers_that_begin_one_flow_at_once_have_one() {
         let workers = lanes.map(|lane| {
             let barrier = &barrier;
             scope.spawn(move || {
-                let mut flows = Flows::default();
+                let mut own = Flows::default();
                 let begin = |port| {
                     let client = SocketAddr::from(([10, 0, 0, 1], port));
                     let key = Key { listener: 0, client, local: [127, 0, 0, 1].into(), told: None };
                     barrier.wait();
-                    let held = flows.find_or_begin(&lane, key, 0).map(|held| (held.fd, held.is_own()));
+                    let key = (&key, flows::hash(&lane.table, &key));
+                    let held = flows::find(&lane, key).map_or_else(|| own.begin(&lane, key, 0), Ok);
+                    let held = held.map(|held| (held.fd, held.is_own()));
                     barrier.wait();
                     // The one that was closed may have been in use for a moment.
-                    flows.tick(&lane);
+                    own.tick(&lane);
                     barrier.wait();
                     if let Ok((fd, true)) = held {
-                        flows.end(&lane, fd, Ending::Idle);
+                        own.end(&lane, fd, Ending::Idle);
                     }
                     held.map(|(fd, _)| fd)
                 };
