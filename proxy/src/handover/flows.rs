@@ -277,8 +277,10 @@ impl Image {
 
     /// The flags that mean something to the new owner.
     pub fn flags(&self) -> u32 {
+        // A UDP flow begins with a datagram: that none is counted is of a version that does not tell. It may be anything.
+        let is_untold = self.is_udp() && self.datagrams == [0; 2];
         // What was adopted once stays so: an error may be missing from its sockets.
-        self.flags & !flag::UNAUDITED
+        self.flags & !flag::UNAUDITED | if is_untold { flag::WENT_ON } else { 0 }
     }
 }
 
@@ -408,6 +410,9 @@ mod tests {
             image
         );
         assert_eq!((image.bytes, image.datagrams), ([9, 0], [3, 0]));
+        assert_eq!(image.flags() & flag::WENT_ON, 0);
+        let of_another_version = Image { datagrams: [0; 2], ..image };
+        assert_eq!(of_another_version.flags() & flag::WENT_ON, flag::WENT_ON);
     }
 
     /// The clock of milliseconds has wrapped once when the flow goes over, or twice.

@@ -8,8 +8,12 @@ use crate::{config::rules::ListenerRules, table::Ending};
 /// count as this.
 const MOST_MS: u32 = 24 * 24 * 3600 * 1000;
 
-/// Most questions of what is taken for an answered question: a resolver asks for IPv4 and IPv6 addresses from one port.
+/// Most datagrams of a client that are taken for a mere question: a resolver asks for IPv4 and IPv6 addresses by one port.
 const QUESTIONS: u32 = 2;
+/// Most datagrams that are taken for its answer.
+const ANSWERS: u32 = 8;
+/// Longest time from a question to the last of its answer. The few that take longer are kept as long as talk is.
+const EXCHANGE: Duration = Duration::from_secs(2);
 /// Silence after which an answered question may make room: more than a round trip, after which the client of a handshake
 /// goes on, from the port that its cookie is for (RFC 6298 takes as much for the first one), and than lies between
 /// the parts of an answer.
@@ -58,35 +62,53 @@ pub fn of_flow(
     has_passed(times.active_ms, Some(limit), now_ms).then_some(Ending::Idle)
 }
 
-/// How readily a UDP flow makes room for a new one: the least ready last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Readiness {
-    /// A question that has had its answer.
-    Answered,
-    /// Nothing has ever come back.
-    Unanswered,
-    /// Both sides have talked.
-    Silent,
+/// What has gone by a UDP flow.
+#[derive(Clone, Copy, Debug)]
+pub struct Traffic {
+    /// Datagrams to the server.
+    pub up: u32,
+    /// Datagrams to the client.
+    pub down: u32,
+    /// Whether the client has sent more after an answer ([`crate::table::flag::WENT_ON`]).
+    pub went_on: bool,
+    /// When.
+    pub times: Times,
 }
 
-/// Whether a UDP flow may be ended to make room for a new one, by how many datagrams have gone up and down and when
-/// the last one did. Nothing that is in use may, so that whoever sends from many addresses pushes out no one else:
-/// what was a conversation has to be silent for half of the time after which it would end anyway. So have all.
-pub fn makes_room(
-    rules: &ListenerRules,
-    (up, down): (u32, u32),
-    active_ms: u32,
-    now_ms: u32,
-) -> Option<Readiness> {
+/// How readily a UDP flow makes room for a new one: what it costs least to lose first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Readiness {
+    /// It is to end anyway.
+    Over,
+    /// Nothing has ever come back. Before what was answered, so that a flood that nobody answers pushes out itself.
+    Unanswered,
+    /// A question that has had its answer.
+    Answered,
+    /// Both sides have talked.
+    Talked,
+}
+
+/// Whether a UDP flow may be ended to make room for a new one. Nothing that is in use may, so that whoever sends from
+/// many addresses pushes out no one else: what was a conversation has to be silent for half of the time after which
+/// it would end anyway. So have all.
+pub fn makes_room(rules: &ListenerRules, traffic: &Traffic, now_ms: u32) -> Option<Readiness> {
+    let (readiness, silence) = readiness(traffic);
     let half = rules.udp_idle / 2;
-    let (readiness, silence) = if down == 0 {
-        (Readiness::Unanswered, UNANSWERED)
-    } else if up <= QUESTIONS && down >= up {
-        (Readiness::Answered, ANSWERED)
-    } else {
-        (Readiness::Silent, half)
-    };
-    has_passed(active_ms, Some(silence.min(half)), now_ms).then_some(readiness)
+    let silence = silence.map_or(half, |silence| silence.min(half));
+    has_passed(traffic.times.active_ms, Some(silence), now_ms).then_some(readiness)
+}
+
+/// How readily, once it is silent, and for how long it has to be, if not for half of its time. What lacks any one thing
+/// that questions have is none.
+fn readiness(traffic: &Traffic) -> (Readiness, Option<Duration>) {
+    let Traffic { up, down, went_on, times } = *traffic;
+    let was_long = has_passed(times.began_ms, Some(EXCHANGE), times.active_ms);
+    match down {
+        _ if went_on => (Readiness::Talked, None),
+        0 => (Readiness::Unanswered, Some(UNANSWERED)),
+        1..=ANSWERS if up <= QUESTIONS && down >= up && !was_long => (Readiness::Answered, Some(ANSWERED)),
+        _ => (Readiness::Talked, None),
+    }
 }
 
 /// Whether so much time has passed since. What happened may be a little later than the caller's idea of now.
@@ -171,23 +193,45 @@ mod tests {
         assert_eq!(of_flow(&rules, times, None, 900), Some(Ending::Lifetime));
     }
 
+    /// Datagrams up and down, and how long it took until the last one.
+    fn traffic((up, down): (u32, u32), active_ms: u32) -> Traffic {
+        Traffic { up, down, went_on: false, times: Times { began_ms: 0, active_ms } }
+    }
+
     #[test]
     fn what_is_not_in_use_makes_room() {
         let rules = ListenerRules { udp_idle: Duration::from_secs(60), ..ListenerRules::default() };
-        let since = |counts, silent_ms| makes_room(&rules, counts, 0, silent_ms);
-        for (counts, least_ms, readiness) in [
-            ((1, 1), 1000, Readiness::Answered),
-            ((2, 5), 1000, Readiness::Answered),
-            ((1, 0), 5000, Readiness::Unanswered),
-            ((9, 0), 5000, Readiness::Unanswered),
-            ((2, 1), 30_000, Readiness::Silent),
-            ((3, 3), 30_000, Readiness::Silent),
+        for (counts, took_ms, least_ms, readiness) in [
+            ((1, 1), 0, 1000, Readiness::Answered),
+            ((2, 8), 1999, 1000, Readiness::Answered),
+            ((1, 0), 0, 5000, Readiness::Unanswered),
+            ((9, 0), 9000, 5000, Readiness::Unanswered),
+            ((2, 1), 0, 30_000, Readiness::Talked),
+            ((3, 3), 0, 30_000, Readiness::Talked),
         ] {
-            assert_eq!(since(counts, least_ms - 1), None, "{counts:?}");
-            assert_eq!(since(counts, least_ms), Some(readiness), "{counts:?}");
+            let traffic = traffic(counts, took_ms);
+            assert_eq!(makes_room(&rules, &traffic, took_ms + least_ms - 1), None, "{counts:?}");
+            assert_eq!(makes_room(&rules, &traffic, took_ms + least_ms), Some(readiness), "{counts:?}");
         }
         let soon = ListenerRules { udp_idle: Duration::from_millis(600), ..rules };
-        assert_eq!(makes_room(&soon, (1, 1), 0, 300), Some(Readiness::Answered), "half of the idle time");
-        assert!(Readiness::Answered < Readiness::Unanswered && Readiness::Unanswered < Readiness::Silent);
+        let readiness = makes_room(&soon, &traffic((1, 1), 0), 300);
+        assert_eq!(readiness, Some(Readiness::Answered), "half of the idle time");
+    }
+
+    /// A subscriber that is sent much, or now and then; a registration, whose client sends it again as the server has
+    /// told it to, and is called later; a handshake with a cookie.
+    #[test]
+    fn what_only_begins_like_a_question_is_none() {
+        let went_on = |counts| Traffic { went_on: true, ..traffic(counts, 0) };
+        let talks = [traffic((1, 9), 0), traffic((1, 100_000), 0), traffic((1, 2), 2000), went_on((2, 2))];
+        for talk in talks.into_iter().chain([went_on((2, 0)), went_on((0, 0)), traffic((0, 9), 0)]) {
+            assert_eq!(readiness(&talk).0, Readiness::Talked, "{talk:?}");
+        }
+    }
+
+    #[test]
+    fn a_flood_that_nobody_answers_pushes_out_itself() {
+        let order = [Readiness::Over, Readiness::Unanswered, Readiness::Answered, Readiness::Talked];
+        assert!(order.is_sorted());
     }
 }

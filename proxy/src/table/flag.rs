@@ -14,7 +14,7 @@ pub const ADOPTED: u32 = 1 << 5;
 /// The flow was adopted and its stream positions were not compared yet.
 pub const UNAUDITED: u32 = 1 << 6;
 /// UDP: its server takes no datagrams, or it has had its last answer. Set by whoever has seen it; the owner
-/// ends the flow. The only flag of a UDP flow that changes, so that several may set it.
+/// ends the flow. Beside [`WENT_ON`] the only flag of a UDP flow that changes, so that several may set them.
 pub const FAILED: u32 = 1 << 7;
 /// TCP: it waits for a server. (Where a UDP flow has [`FAILED`].)
 pub const QUEUED: u32 = 1 << 7;
@@ -28,6 +28,9 @@ pub const HEADER_DUE: u32 = 1 << 10;
 pub const TOLD: u32 = 1 << 11;
 /// TCP: its upstream is chosen by what it begins with, which has not come yet.
 pub const HELLO_DUE: u32 = 1 << 14;
+/// UDP: the client has sent more after an answer, so this is no mere question; or what has gone by it is not known. (Where
+/// a TCP connection has [`HELLO_DUE`].)
+pub const WENT_ON: u32 = 1 << 14;
 /// The source is a unix socket.
 pub const UNIX: u32 = 1 << 12;
 /// TCP: its upstream was chosen by what it began with: the number is in the high half.

@@ -67,7 +67,7 @@ fn dropped(view: &View<'_>) -> Family {
 
 fn expired(view: &View<'_>) -> Family {
     let help = "UDP flows that were ended because nothing more was awaited of them, or a limit on their time was \
-                reached, by reason; evicted: a silent one made room for a new one, no more being allowed.";
+                reached, by reason; evicted: a silent one made room where hardly any more may be open.";
     let mut family = Family::counter("proxy_udp_flows_expired_total", help);
     for (number, listener) in view.listeners(Protocol::Udp) {
         for ending in EXPIRIES.into_iter().filter(|ending| *ending != Ending::HalfClosed) {

@@ -71,9 +71,14 @@ impl Flows {
 
     /// Ends a flow that may be ended, if there is one, and answers whether.
     fn make_room(&mut self, lane: &Lane, now_ms: u32) -> bool {
-        let silent = self.room.next(lane, now_ms);
-        silent.into_iter().for_each(|fd| self.end(lane, fd, Ending::Evicted));
-        silent.is_some()
+        let next = self.room.next(lane, now_ms);
+        next.into_iter().for_each(|(fd, why)| self.end(lane, fd, why));
+        next.is_some()
+    }
+
+    /// Whether a flow of this worker is to make room although nobody has asked for it yet.
+    pub fn is_due(&mut self, lane: &Lane, fd: Fd, record: &Record, now_ms: u32) -> bool {
+        self.room.is_due(lane, fd, record, now_ms)
     }
 
     fn begin_at_a_server(
@@ -183,8 +188,9 @@ impl Flows {
         hold::unwatch(lane, Entry { fd: flow.fd, generation: flow.record.generation() });
     }
 
-    /// Closes what was in use.
+    /// Closes what was in use, and sees how much room is left.
     pub fn tick(&mut self, lane: &Lane) {
+        self.room.tick(lane);
         self.closing.extract_if(.., |fd| !lane.table.is_used(*fd)).for_each(|fd| lane.close(fd));
     }
 

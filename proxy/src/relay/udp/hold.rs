@@ -42,8 +42,12 @@ impl Held {
         self.record.touch(now_ms);
         let Some(facts) = lane.table.udp_facts(self.fd) else { return };
         let before = facts.add(direction, sent.bytes, sent.datagrams, now_ms);
-        if direction == Direction::Down && before < JOINS_AFTER {
-            join_answers(lane, self.fd);
+        match direction {
+            Direction::Down if before < JOINS_AFTER => join_answers(lane, self.fd),
+            Direction::Up if facts.datagrams(Direction::Down) > 0 && !self.record.has(flag::WENT_ON) => {
+                self.record.set_shared(flag::WENT_ON);
+            }
+            _ => {}
         }
     }
 

@@ -118,21 +118,16 @@ impl Udp {
         }
     }
 
-    /// Does what could not be done before.
+    /// Does what could not be done before. To be called before the flows are looked at for those that are to end.
     pub fn tick(&mut self, lane: &Lane) {
         self.flows.tick(lane);
     }
 
-    /// Ends the flow at `fd` if it is this worker's and has had its time or is to make room, or another worker has seen
-    /// that it is to end, or has died in ending it. Answers whether it has.
+    /// Ends the flow at `fd` if it is this worker's and is to end ([`over`]) or to make room. Answers whether it has.
     pub fn expire_one(&mut self, lane: &Lane, fd: Fd, now_ms: u32) -> bool {
         let Some(record) = own_record(lane, fd) else { return false };
-        let why = match record.has(flag::FAILED) || record.ending().is_some() {
-            true if flows::is_answered(lane, fd, record) => Some(Ending::Responses),
-            true => Some(Ending::ServerFailed),
-            false => has_had_its_time(lane, fd, record, now_ms)
-                .or_else(|| room::is_due(lane, fd, record, now_ms).then_some(Ending::Evicted)),
-        };
+        let why = over(lane, fd, record, now_ms)
+            .or_else(|| self.flows.is_due(lane, fd, record, now_ms).then_some(Ending::Evicted));
         why.into_iter().for_each(|why| self.flows.end(lane, fd, why));
         why.is_some()
     }
@@ -329,6 +324,16 @@ fn way_down(lane: &Lane, record: &Record) -> Option<Way> {
 /// The source address to give the kernel; a socket that is bound to one has no choice.
 fn reply_address(bound: SocketAddr, asked: IpAddr) -> Option<IpAddr> {
     (bound.ip().is_unspecified() && !asked.is_unspecified()).then_some(asked)
+}
+
+/// Why a flow of this worker is to end: another worker has seen that it is of no more use, or has died in ending it, or
+/// it has had its time.
+fn over(lane: &Lane, fd: Fd, record: &Record, now_ms: u32) -> Option<Ending> {
+    match record.has(flag::FAILED) || record.ending().is_some() {
+        true if flows::is_answered(lane, fd, record) => Some(Ending::Responses),
+        true => Some(Ending::ServerFailed),
+        false => has_had_its_time(lane, fd, record, now_ms),
+    }
 }
 
 fn has_had_its_time(lane: &Lane, fd: Fd, record: &Record, now_ms: u32) -> Option<Ending> {

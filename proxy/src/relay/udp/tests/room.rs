@@ -3,6 +3,7 @@
 use std::net::UdpSocket;
 
 use super::{
+    super::room::Room,
     dropped,
     world::{World, server},
 };
@@ -10,7 +11,7 @@ use crate::{
     config::rules::{ListenerRules, Rate},
     limits::Limits,
     sys::Fd,
-    table::{DropReason, Ending},
+    table::{DropReason, Ending, Kind, State, Tag, flag},
 };
 
 /// A world with room for so many flows.
@@ -40,16 +41,16 @@ fn is_dropped(world: &mut World, client: &UdpSocket) {
 fn the_longest_silent_question_makes_room() {
     let (mut world, server) = world(3);
     let clients: Vec<UdpSocket> = (0..5).map(|_| world.client_of("127.0.0.1")).collect();
-    let mut exchange = |client: usize, silent_ms| {
-        let seen = world.exchange(&clients[client], &server, b"q", b"A");
-        world.now_ms += silent_ms;
-        seen
-    };
-    // The second is the longest silent one, by what the first has asked since.
-    let first = exchange(0, 100);
-    exchange(1, 100);
-    assert_eq!(exchange(0, 100), first);
-    exchange(2, 700);
+    let first = world.exchange(&clients[0], &server, b"q", b"A");
+    world.now_ms += 100;
+    world.exchange(&clients[1], &server, b"q", b"A");
+    world.now_ms += 100;
+    // The second is the longest silent one, by what comes for the first.
+    server.send_to(b"more", first).unwrap();
+    assert_eq!(world.receive(&clients[0]).0, b"more");
+    world.now_ms += 100;
+    world.exchange(&clients[2], &server, b"q", b"A");
+    world.now_ms += 700;
     is_dropped(&mut world, &clients[3]);
     world.now_ms += 200;
     world.exchange(&clients[3], &server, b"q", b"A");
@@ -59,6 +60,51 @@ fn the_longest_silent_question_makes_room() {
     assert!(flow_of(&world, &clients[2]).is_some());
     assert_eq!((world.flows().len(), world.lane.block().udp_flows.get(), world.lane.open_to(0)), (3, 3, 3));
     is_dropped(&mut world, &clients[0]);
+}
+
+/// It was found to be a question, and has been more since.
+#[test]
+fn what_was_found_is_looked_at_again() {
+    let (mut world, server) = world(2);
+    let clients: Vec<UdpSocket> = (0..4).map(|_| world.client_of("127.0.0.1")).collect();
+    for client in &clients[..2] {
+        world.exchange(client, &server, b"q", b"A");
+        world.now_ms += 1000;
+    }
+    world.exchange(&clients[2], &server, b"q", b"A");
+    assert_eq!((flow_of(&world, &clients[0]), evicted(&world)), (None, 1));
+    let talk = world.exchange(&clients[1], &server, b"a", b"A");
+    world.now_ms += 30_000;
+    world.exchange(&clients[3], &server, b"q", b"A");
+    assert_eq!((flow_of(&world, &clients[2]), evicted(&world)), (None, 2), "the question goes first");
+    assert_eq!(world.exchange(&clients[1], &server, b"a", b"A"), talk);
+}
+
+/// Two questions, and two answers: but the second was asked after the first answer.
+#[test]
+fn who_goes_on_after_an_answer_is_no_question() {
+    let (mut world, server) = world(1);
+    let (client, new) = (world.client_of("127.0.0.1"), world.client_of("127.0.0.1"));
+    let registered = [(); 2].map(|()| world.exchange(&client, &server, b"register", b"ok"));
+    world.now_ms += 29_999;
+    is_dropped(&mut world, &new);
+    server.send_to(b"call", registered[0]).unwrap();
+    assert_eq!(world.receive(&client).0, b"call");
+}
+
+/// Another worker has seen it; whoever wants room needs not wait for its silence, or for the walk.
+#[test]
+fn what_is_to_end_anyway_makes_room_first() {
+    let (mut world, server) = world(2);
+    let clients: Vec<UdpSocket> = (0..3).map(|_| world.client_of("127.0.0.1")).collect();
+    world.exchange(&clients[0], &server, b"q", b"A");
+    world.now_ms += 1000;
+    world.exchange(&clients[1], &server, b"q", b"A");
+    let failed = flow_of(&world, &clients[1]).unwrap();
+    world.record(failed).set_shared(flag::FAILED);
+    world.exchange(&clients[2], &server, b"q", b"A");
+    assert_eq!((flow_of(&world, &clients[1]), evicted(&world)), (None, 0), "not as if it had been of use");
+    assert!(flow_of(&world, &clients[0]).is_some());
 }
 
 /// A new client's datagram comes before that of the one whose flow would make room.
@@ -92,6 +138,43 @@ fn what_finds_no_room_uses_up_nothing_of_the_rate() {
     world.now_ms += 1000;
     clients[2].send(b"q").unwrap();
     world.until(|world| (dropped(world, DropReason::Rate) == 1).then_some(()));
+}
+
+/// As if a flow were at this number that a worker of the first pool has, and that is to end.
+fn plant(world: &World, number: i32, worker: u32) -> Fd {
+    let fd = Fd::from_raw(number);
+    world.record(fd).begin(State::Established, worker, 0, world.now_ms);
+    world.record(fd).set_shared(flag::FAILED);
+    world.lane.table.tag(fd).unwrap().set(Tag::new(Kind::UdpFlow, world.lane.epoch));
+    fd
+}
+
+/// What is found by each of so many looks, and the planted flows are gone.
+fn found(world: &World, looks: u32, planted: &[Fd]) -> Vec<Option<Fd>> {
+    let mut room = Room::default();
+    let now_ms = world.now_ms;
+    let next = |ms| room.next(&world.lane, now_ms + ms).map(|(fd, _)| fd);
+    let found = (0..looks).map(next).collect();
+    planted.iter().for_each(|fd| world.lane.table.tag(*fd).unwrap().set(Tag::FREE));
+    found
+}
+
+#[test]
+fn the_hand_comes_to_all_numbers() {
+    let (_server, address) = server();
+    let world = World::with("127.0.0.1:0", &[address], 1, 100_000);
+    let far = plant(&world, 90_000, 0);
+    assert_eq!(found(&world, 7, &[far]), [None, None, Some(far), None, None, Some(far), None]);
+}
+
+#[test]
+fn a_look_reads_so_many_records_whosesoever_they_are() {
+    let (_server, address) = server();
+    let world = World::with("127.0.0.1:0", &[address], 1, 4096);
+    let mut planted: Vec<Fd> = (1000..2000).map(|number| plant(&world, number, 1)).collect();
+    let own = plant(&world, 2000, 0);
+    planted.push(own);
+    assert_eq!(found(&world, 3, &planted), [None, Some(own), None]);
 }
 
 #[test]
@@ -130,24 +213,36 @@ fn an_answer_that_waits_is_not_lost() {
     assert_eq!(world.receive(&old).0, b"late");
 }
 
-/// A worker has only its own flows to end: where there is hardly room, those of others are ended by the others.
+/// A worker has only its own flows to end: where hardly any is left, those of others are ended by the others.
 #[test]
-fn silent_flows_end_where_hardly_any_room_is_left() {
+fn questions_end_where_hardly_any_room_is_left() {
+    const NONE: [usize; 0] = [];
     let (mut world, server) = world(32);
-    let clients: Vec<UdpSocket> = (0..30).map(|_| world.client_of("127.0.0.1")).collect();
-    for client in &clients[..29] {
+    let clients: Vec<UdpSocket> = (0..32).map(|_| world.client_of("127.0.0.1")).collect();
+    for client in &clients[..30] {
         world.exchange(client, &server, b"a", b"A");
     }
-    world.now_ms += 1000;
-    let (now_ms, flows) = (world.now_ms, world.flows());
-    assert!(!world.udp.expire_one(&world.lane, flows[0], now_ms), "there is room for three");
-    world.exchange(&clients[29], &server, b"a", b"A");
-    assert!(world.udp.expire_one(&world.lane, flows[0], now_ms));
-    assert!(!world.udp.expire_one(&world.lane, flows[1], now_ms));
-    assert_eq!((world.flows().len(), evicted(&world)), (29, 1));
+    world.exchange(&clients[0], &server, b"talk", b"A");
+    world.now_ms += 30_000;
+    let flows: Vec<Fd> = clients[..30].iter().filter_map(|client| flow_of(&world, client)).collect();
+    let now_ms = world.now_ms;
+    let ended = |world: &mut World| -> Vec<usize> {
+        world.udp.tick(&world.lane);
+        (0..30).filter(|flow| world.udp.expire_one(&world.lane, flows[*flow], now_ms)).collect()
+    };
+    assert_eq!(ended(&mut world), NONE, "a sixteenth is left");
+    world.lane.block().connections.set(4096);
+    assert_eq!(ended(&mut world), NONE, "connections alone");
+    world.lane.block().connections.set(0);
+    world.exchange(&clients[30], &server, b"a", b"A");
+    world.exchange(&clients[31], &server, b"a", b"A");
+    assert_eq!(ended(&mut world), [1, 2], "what talks stays");
+    assert_eq!((world.flows().len(), evicted(&world)), (30, 2));
+    world.lane.limits.flows = 31;
+    assert_eq!(ended(&mut world), [3]);
     // A limit that the descriptors never come to is not what there is room by.
-    world.lane.limits = Limits { flows: 1_000_000, descriptors: 100, ..world.lane.limits };
-    assert!(!world.udp.expire_one(&world.lane, flows[1], now_ms));
+    world.lane.limits = Limits { flows: 1_000_000, descriptors: 32, ..world.lane.limits };
+    assert_eq!(ended(&mut world), NONE);
 }
 
 /// A heir goes on with all of it: the reason of an end that its predecessor was in, and what may be ended.
