@@ -151,6 +151,7 @@ const MATRIX: &[(&str, Servers, Scenario)] = &[
     ("A:close.closed:2", ONE, last_answer),
     ("A:end.flagged:2,B:close.freed:1", ONE, last_answer),
     ("A:end.flagged:2,B:close.tagged:2", ONE, last_answer),
+    ("A:end.flagged:2,B:close.tagged:2", ONE, no_words),
     ("A:drain.forgotten:1", ONE, life),
     ("A:drain.forgotten:3", ONE, life),
     ("A:end.seen:1", ONE, last_words),
@@ -557,6 +558,17 @@ fn trickle(world: &World) {
 fn last_words(world: &World) {
     world.server.narrow();
     converse(world, vec![narrow_client()], LITTLE, || world.until_buried());
+}
+
+/// A connection that carries nothing but two ends.
+fn no_words(world: &World) {
+    let (mut client, mut server) = (connect(at(LISTEN)), world.server_end());
+    client.shutdown(Shutdown::Write).expect("shutdown");
+    assert_eq!(read_all(&mut server).expect("an end"), b"");
+    drop(server);
+    assert_eq!(read_all(&mut client).expect("an end, no reset"), b"");
+    until_true("all is closed", || descriptors(&world.proxy) == world.baseline);
+    assert_eq!(world.server.accepted(), 1);
 }
 
 /// The answer to one who says no more: when the heir looks, the server's socket is closed and all is passed on.

@@ -30,8 +30,12 @@ impl Tcp {
         record.clear(flag::of(flag::MORE, direction));
         fault::point(Point::EndFlagged);
         let both = evidence::both_ended(record);
-        if !(both && direction == Direction::Down && ends_by_close(lane, client, record)) {
+        if !both || direction == Direction::Up {
             socket::shutdown_write(sink);
+        }
+        // Whoever flagged the server's end may have died before it was passed on.
+        if both && !ends_by_close(lane, client, record) {
+            socket::shutdown_write(client);
         }
         fault::point(Point::EndPassed);
         if both {
