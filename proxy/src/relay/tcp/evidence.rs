@@ -41,6 +41,7 @@ pub fn both_ended(record: &Record) -> bool {
 /// or reset it, or closing it passes on the last end (`end.rs`).
 pub fn is_over(record: &Record, socket: Fd) -> bool {
     match socket::state(socket) {
+        Ok(CLOSE_WAIT) if record.has(flag::RESET) => false,
         Ok(CLOSE_WAIT) => both_ended(record) && pipe::readable(socket).is_ok_and(|unread| unread == 0),
         Ok(state) => !matches!(state, ESTABLISHED | SYN_SENT),
         Err(_) => false,
@@ -50,11 +51,18 @@ pub fn is_over(record: &Record, socket: Fd) -> bool {
 /// Whether an untagged client's socket is one that its worker was closing when it died, and not one that was just
 /// accepted at a number that had such a record before: something has gone through it.
 pub fn was_being_closed(record: &Record, client: Fd) -> bool {
-    let has_carried =
-        |counters: StreamCounters| positions::read(&counters) > 0 || positions::written(&counters, false) > 0;
-    record.state() == State::Free
-        && is_over(record, client)
-        && stream::counters(client).is_ok_and(has_carried)
+    record.state() == State::Free && is_over(record, client) && has_carried(client)
+}
+
+/// Whether anything was read from a client's socket, or written to it.
+fn has_carried(client: Fd) -> bool {
+    let has_read = |counters: StreamCounters| positions::read(&counters) > 0;
+    stream::counters_of_source(client).is_ok_and(has_read)
+        || match stream::counters_of_sink(client) {
+            Ok(counters) => positions::written(&counters, false) > 0,
+            // Its peer acknowledges something all the time.
+            Err(error) => would_block(&error),
+        }
 }
 
 /// Nothing but a PROXY header is read from a client, and nothing written to it, before there is an upstream
