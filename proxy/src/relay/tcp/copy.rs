@@ -76,7 +76,14 @@ impl Half<'_> {
         if *moved > 0 || self.may_have_sent() {
             self.be_prompt();
         }
-        let sent = as_it_goes(count, |sent| buffer.memory.send(self.sink, sent..count))?;
+        let send = |sent| {
+            if sent > 0 {
+                // The first write came short, so the next ones are further ones.
+                self.be_prompt();
+            }
+            buffer.memory.send(self.sink, sent..count)
+        };
+        let sent = as_it_goes(count, send)?;
         *moved += sent;
         if sent < count {
             let number = buffer.number;

@@ -7,8 +7,8 @@ use crate::{
     config::{Config, Listener},
     handover::flows::{Descriptors, Image, Parts},
     relay::udp,
-    sys::Fd,
-    table::{Direction, Holder, Kind, Part, Record, State, Table},
+    sys::{Fd, socket},
+    table::{Direction, Holder, Kind, Part, Record, State, Table, mark},
 };
 
 /// All flows, and their descriptors.
@@ -39,7 +39,12 @@ pub fn rates(config: &Config, table: &Table) -> BTreeMap<String, u64> {
 }
 
 fn connection(table: &Table, client: Fd, record: &Record, fds: &mut Descriptors) -> Image {
-    Image::of_tcp(record, table.facts(client, record), &parts(table, client, record), fds)
+    let parts = parts(table, client, record);
+    if let Some(upstream) = parts.upstream.filter(|_| !record.is_marked(mark::PROMPT)) {
+        // An older version believes that it was done when the socket was made. A unix socket refuses.
+        let _ = socket::send_at_once(upstream);
+    }
+    Image::of_tcp(record, table.facts(client, record), &parts, fds)
 }
 
 fn flow(table: &Table, fd: Fd, record: &Record, fds: &mut Descriptors) -> Option<Image> {
