@@ -22,9 +22,14 @@ type Name = Vec<u8>;
 ///
 /// That it is not allowed is no error: the socket stays as it is.
 pub fn unpace(socket: Fd) {
-    if default().is_some_and(paces_by_name) {
+    if is_needed() {
         let _ = set(socket, UNPACED);
     }
+}
+
+/// Whether the kernel's choice paces.
+pub fn is_needed() -> bool {
+    default().is_some_and(paces_by_name)
 }
 
 /// Gives back what [`unpace`] has done, by this process or another. What has the kernel's choice already is not

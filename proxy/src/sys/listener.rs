@@ -106,7 +106,7 @@ pub fn prepare(socket: Fd, options: FlowOptions) -> io::Result<()> {
     keep_alive(socket, options.keepalive)?;
     // Another supervisor may have set what is not wanted any more.
     set_user_timeout(socket, options.user_timeout)?;
-    if !options.is_unpaced {
+    if !(options.is_unpaced && congestion::is_needed()) {
         congestion::reset(socket);
     }
     set_pacing(socket, options.pacing)
