@@ -73,7 +73,7 @@ impl Half<'_> {
         fault::point(Point::CopyFilled);
         buffer.cell.note(self.client(), self.direction, count);
         fault::point(Point::CopyNoted);
-        if *moved > 0 || self.may_have_sent() {
+        if !self.record.is_marked(mark::PROMPT) && (*moved > 0 || self.may_have_sent()) {
             self.be_prompt();
         }
         let send = |sent| {
