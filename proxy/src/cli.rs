@@ -73,7 +73,7 @@ pub struct RunArgs {
     /// How long a worker may be silent before the kernel passes it by [default: 100ms]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub lease: Option<Duration>,
-    /// How long a worker may be silent, from the end of its lease on, before its pool is killed and replaced [default: 1s]
+    /// How long a worker may be silent, from the end of its lease on, before its pool is killed and replaced [default: 800ms]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub fence_after: Option<Duration>,
     /// How long a new primary must be ready before new traffic returns to it [default: 10s]

@@ -20,7 +20,7 @@ use proxy_tests::{PRIMARY, STANDBY, servers, sys};
 const LISTEN: &str = "127.0.0.1:8080";
 const SERVER: &str = "127.0.0.1:9001";
 const LEASE: Duration = Duration::from_millis(100);
-const FENCE_AFTER: Duration = Duration::from_secs(1);
+const FENCE_AFTER: Duration = Duration::from_millis(800);
 const CONNECTIONS: usize = 10;
 
 /// What makes the machine late for one test would for the others: one at a time.
@@ -46,7 +46,7 @@ impl Scene {
         isolate();
         let server = servers::Tcp::echo(SERVER);
         let builder = Proxy::builder().listen("tcp://127.0.0.1:8080").upstream(SERVER);
-        let builder = builder.flag("--workers", "2").flag("--lease", "100ms").flag("--fence-after", "1s");
+        let builder = builder.flag("--workers", "2").flag("--lease", "100ms").flag("--fence-after", "800ms");
         let proxy = builder.start();
         let traffic = Traffic::start(at(LISTEN), CONNECTIONS);
         traffic.wait_rounds(20);

@@ -19,7 +19,8 @@ use crate::{
 pub const STANDARD_OUTPUT: &str = "-";
 
 const DEFAULT_LEASE: Duration = Duration::from_millis(100);
-const DEFAULT_FENCE_AFTER: Duration = Duration::from_secs(1);
+/// What a stopped worker had read waits for lease and this: less than the second after which many clients give up.
+const DEFAULT_FENCE_AFTER: Duration = Duration::from_millis(800);
 const DEFAULT_USER: &str = "nobody";
 
 /// What was given, if it was.
@@ -62,22 +63,16 @@ pub fn lease(standby: &Standby) -> Duration {
     value(&standby.lease).unwrap_or(DEFAULT_LEASE)
 }
 
-/// At least twice the lease.
+/// At least twice the lease; so is the default.
 pub fn fence_after(standby: &Standby) -> Result<Duration, ConfigError> {
-    const PROBLEM: &str = "a healthy pool would be killed for one late heartbeat";
-    let lease = lease(standby);
-    let twice = format_duration(2 * lease);
-    match (&standby.fence_after, &standby.lease) {
-        (Some(given), _) if given.value < 2 * lease => {
-            Err(given.bad(PROBLEM, format!("give at least twice the lease, {twice}")))
-        }
-        (Some(given), _) => Ok(given.value),
-        (None, Some(given)) if DEFAULT_FENCE_AFTER < 2 * lease => {
-            let default = format_duration(DEFAULT_FENCE_AFTER);
-            let problem = format!("with the default fence-after, {default}, {PROBLEM}");
-            Err(given.bad(problem, format!("give a fence-after of at least {twice}")))
-        }
-        (None, _) => Ok(DEFAULT_FENCE_AFTER),
+    let twice = 2 * lease(standby);
+    match &standby.fence_after {
+        Some(given) if given.value < twice => Err(given.bad(
+            "a healthy pool would be killed for one late heartbeat",
+            format!("give at least twice the lease, {}", format_duration(twice)),
+        )),
+        Some(given) => Ok(given.value),
+        None => Ok(DEFAULT_FENCE_AFTER.max(twice)),
     }
 }
 

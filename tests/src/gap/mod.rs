@@ -54,7 +54,7 @@ pub fn run(settings: &Settings) {
         .upstream(SERVER)
         // The defaults; tests have calmer ones.
         .flag("--lease", "100ms")
-        .flag("--fence-after", "1s")
+        .flag("--fence-after", "800ms")
         .start();
     let empty = memory(&proxy);
     let mut load = Load::open(at(LISTEN), settings);

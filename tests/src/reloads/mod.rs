@@ -87,7 +87,7 @@ fn start(directory: &TempDir) -> Proxy {
     write_settings(&path);
     let builder = Proxy::builder().flag("--config", path.to_str().expect("text"));
     // The defaults; tests have calmer ones.
-    let proxy = builder.flag("--lease", "100ms").flag("--fence-after", "1s").start();
+    let proxy = builder.flag("--lease", "100ms").flag("--fence-after", "800ms").start();
     proxy.until_status("protected", Status::protected);
     proxy
 }

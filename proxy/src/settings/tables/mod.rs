@@ -105,8 +105,8 @@ table! {
         lease: Option<Given<Duration>>
             [.default(r#""100ms""#).times((Duration::from_millis(5), Duration::from_secs(60)))];
         /// How long a worker may be silent, from the end of its lease on, before its pool is killed and replaced; at least
-        /// twice the lease.
-        fence_after: Option<Given<Duration>> [.default(r#""1s""#).times(LONG)];
+        /// twice the lease, and so is the default.
+        fence_after: Option<Given<Duration>> [.default(r#""800ms""#).times(LONG)];
         /// How long a new primary must be ready before new traffic returns to it; `"never"`: only by
         /// `proxy failback`.
         failback_after: Option<Given<Patience>> [.default(r#""10s""#).times(LONG)];
