@@ -2,7 +2,7 @@
 
 use std::{io, ops::Range};
 
-use super::{Fd, check_len};
+use super::{Fd, call, check_len};
 
 /// Bytes of a buffer.
 pub const SIZE: usize = 16 << 10;
@@ -40,7 +40,7 @@ impl Buffer {
     /// `WouldBlock`: nothing to read. `ConnectionReset`: the peer is gone.
     pub fn receive(&mut self, socket: Fd) -> io::Result<usize> {
         // SAFETY: the mapping (above) has SIZE bytes from `base`, and nobody has a reference into it.
-        check_len(unsafe { libc::recv(socket.raw(), self.base, SIZE, libc::MSG_DONTWAIT) })
+        check_len(unsafe { call::recv(socket.raw(), self.base, SIZE, libc::MSG_DONTWAIT) })
     }
 
     /// Writes a part of it to a stream, as much as that takes now, and answers how much.
@@ -52,7 +52,7 @@ impl Buffer {
         let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
         // SAFETY: the part is inside the mapping (above), which nobody has a reference into.
         check_len(unsafe {
-            libc::send(socket.raw(), self.base.byte_add(start), end.saturating_sub(start), flags)
+            call::send(socket.raw(), self.base.byte_add(start), end.saturating_sub(start), flags)
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{Fd, check};
+use super::{Fd, call, check};
 
 /// Readable.
 pub const IN: u32 = libc::EPOLLIN as u32;
@@ -89,7 +89,7 @@ impl EventBuffer {
     pub fn wait(&self, set: Fd, timeout_ms: i32) -> io::Result<usize> {
         let buffer = self.bytes.get().cast::<libc::epoll_event>();
         // SAFETY: the buffer holds BATCH events (its type) and nobody else uses it (Sync, above).
-        let count = unsafe { libc::epoll_wait(set.raw(), buffer, BATCH as i32, timeout_ms) };
+        let count = unsafe { call::epoll_wait(set.raw(), buffer, BATCH as i32, timeout_ms) };
         match check(count) {
             Ok(count) => Ok(count as usize),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),

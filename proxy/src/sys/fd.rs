@@ -2,7 +2,7 @@
 
 use std::{fs, io};
 
-use super::check;
+use super::{call, check};
 
 /// A number in the descriptor table that supervisor and pools share. Copying it copies the number,
 /// not the descriptor; nothing is closed on drop.
@@ -57,9 +57,9 @@ pub enum Kind {
 
 /// Closes a number of the shared table: a real close, for there is one table.
 pub fn close(fd: Fd) {
-    // SAFETY: closing has no memory effect; the flow table's owner rules say that the caller owns
-    // the number. EINTR and EIO leave the number closed on Linux (close(2)), so there is no error to act on.
-    unsafe { libc::close(fd.raw()) };
+    // The flow table's owner rules say that the caller owns the number. EINTR and EIO leave it closed on Linux
+    // (close(2)), so there is no error to act on.
+    call::close(fd.raw());
 }
 
 /// Makes a number name what `stand_in` does, and closes what it named, in one step: nobody else gets the number.

@@ -11,6 +11,7 @@ pub mod address;
 pub mod bell;
 pub mod bpf_map;
 pub mod buffer;
+mod call;
 pub mod congestion;
 pub mod credentials;
 pub mod epoll;

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{Fd, check, check_len, fd::close};
+use super::{Fd, call, check, check_len, fd::close};
 
 /// Makes a non-blocking pipe behind ONE descriptor, for reading and writing, that holds `size`
 /// bytes if the kernel allows it (`/proc/sys/fs/pipe-max-size`, and for ordinary users
@@ -40,9 +40,7 @@ fn open_both(end: i32) -> io::Result<Fd> {
 /// `WouldBlock`: nothing to read, or no room. `ECONNRESET`, `EPIPE`: the peer is gone.
 pub fn splice(from: Fd, to: Fd, len: usize) -> io::Result<usize> {
     let flags = libc::SPLICE_F_MOVE | libc::SPLICE_F_NONBLOCK;
-    let (no_from, no_to) = (std::ptr::null_mut(), std::ptr::null_mut());
-    // SAFETY: no offsets, so no memory is involved.
-    check_len(unsafe { libc::splice(from.raw(), no_from, to.raw(), no_to, len, flags) })
+    check_len(call::splice(from.raw(), to.raw(), len, flags))
 }
 
 /// Buffers that a pipe has: a fill of fewer bytes cannot have been cut short by the pipe, for each

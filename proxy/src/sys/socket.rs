@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
-use super::{Fd, address::RawAddress, check, congestion, fd::close, is_unsupported, poll};
+use super::{Fd, address::RawAddress, call, check, congestion, fd::close, is_unsupported, poll};
 
 /// TCP or UDP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -54,7 +54,7 @@ pub fn connect(socket: Fd, to: impl Into<RawAddress>) -> io::Result<()> {
     let raw = to.into();
     let (address, len) = raw.as_raw();
     // SAFETY: `raw` lives for the call and `len` is its length.
-    match check(unsafe { libc::connect(socket.raw(), address, len) }) {
+    match check(unsafe { call::connect(socket.raw(), address, len) }) {
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(()),
         other => other.map(drop),
     }
@@ -70,7 +70,7 @@ pub fn accept(listener: Fd) -> io::Result<(Fd, Option<SocketAddr>)> {
     let mut raw = RawAddress::empty();
     let (address, len) = raw.as_raw_mut();
     // SAFETY: `address` has room for `len` bytes.
-    let socket = check(unsafe { libc::accept4(listener.raw(), address, len, libc::SOCK_NONBLOCK) })?;
+    let socket = check(unsafe { call::accept4(listener.raw(), address, len, libc::SOCK_NONBLOCK) })?;
     Ok((Fd::from_raw(socket), raw.decode()))
 }
 
@@ -81,7 +81,7 @@ pub fn accept(listener: Fd) -> io::Result<(Fd, Option<SocketAddr>)> {
 pub fn peek(socket: Fd, buffer: &mut [u8]) -> io::Result<usize> {
     let (pointer, len) = (buffer.as_mut_ptr().cast(), buffer.len());
     // SAFETY: pointer and length are those of a live, exclusive slice.
-    super::check_len(unsafe { libc::recv(socket.raw(), pointer, len, libc::MSG_PEEK | libc::MSG_DONTWAIT) })
+    super::check_len(unsafe { call::recv(socket.raw(), pointer, len, libc::MSG_PEEK | libc::MSG_DONTWAIT) })
 }
 
 /// Takes the first bytes off a stream, a few. Answers how many, fewer if there are no more.
@@ -100,7 +100,7 @@ pub fn discard(socket: Fd, bytes: usize) -> io::Result<usize> {
 pub fn send(socket: Fd, bytes: &[u8]) -> io::Result<usize> {
     let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
     // SAFETY: pointer and length are those of a live slice.
-    super::check_len(unsafe { libc::send(socket.raw(), bytes.as_ptr().cast(), bytes.len(), flags) })
+    super::check_len(unsafe { call::send(socket.raw(), bytes.as_ptr().cast(), bytes.len(), flags) })
 }
 
 /// Ends our sending: the peer reads the end of the stream. Doing it again is harmless.
@@ -253,7 +253,7 @@ pub fn send_message(socket: Fd, bytes: &[u8]) -> io::Result<()> {
 pub fn receive_message(socket: Fd, buffer: &mut [u8]) -> io::Result<usize> {
     let (pointer, len) = (buffer.as_mut_ptr().cast(), buffer.len());
     // SAFETY: pointer and length are those of a live, exclusive slice.
-    super::check_len(unsafe { libc::recv(socket.raw(), pointer, len, libc::MSG_DONTWAIT) })
+    super::check_len(unsafe { call::recv(socket.raw(), pointer, len, libc::MSG_DONTWAIT) })
 }
 
 pub(super) fn new_socket(protocol: Protocol, address: SocketAddr, flags: libc::c_int) -> io::Result<Fd> {

@@ -10,7 +10,7 @@ use std::{
 use super::{
     Fd,
     address::RawAddress,
-    check, check_len,
+    call, check, check_len,
     socket::{local_address, set_int},
 };
 
@@ -147,8 +147,7 @@ impl Inbox {
         // SAFETY: there are BATCH headers; each points to a name, a control buffer and an iovec in
         // its boxed slot, and that to MAX_RECEIVE bytes of its own in `memory`. All live as long as
         // self, which is borrowed exclusively, and are plain bytes for the kernel to write.
-        let count =
-            unsafe { libc::recvmmsg(socket.raw(), headers, len, libc::MSG_DONTWAIT, std::ptr::null_mut()) };
+        let count = unsafe { call::recvmmsg(socket.raw(), headers, len, libc::MSG_DONTWAIT) };
         let count = check(count)? as usize;
         self.messages.extend(self.headers[..count].iter().zip(&self.slots).map(Slot::message));
         Ok(count)
@@ -325,7 +324,7 @@ pub fn send(
     header.msg_control = (&raw mut control.bytes).cast();
     header.msg_controllen = control.len as _;
     // SAFETY: name, parts and control live for the call, which only reads them.
-    check_len(unsafe { libc::sendmsg(socket.raw(), &header, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) })
+    check_len(unsafe { call::sendmsg(socket.raw(), &header, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) })
         .map(drop)
 }
 
