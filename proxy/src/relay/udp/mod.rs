@@ -98,7 +98,7 @@ impl Udp {
         let counters = lane.listener(flow.record.listener());
         let mut turn = Turn::default();
         while turn.goes_on() {
-            match self.inbox.get_or_insert_default().receive(fd) {
+            match self.inbox.get_or_insert_default().receive_from_peer(fd) {
                 Ok(count) => {
                     let bytes = self.send_down(lane, &flow, &way, counters, now_ms);
                     turn.took(count, bytes);
