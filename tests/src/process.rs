@@ -37,6 +37,14 @@ fn stat(pid: i32, tid: i32) -> Option<Vec<String>> {
     Some(stat.rsplit_once(") ")?.1.split(' ').map(str::to_owned).collect())
 }
 
+/// Bytes that a process has asked the kernel to read for it (`rchar`, proc_pid_io(5)).
+#[track_caller]
+pub fn bytes_read(pid: i32) -> u64 {
+    let io = fs::read_to_string(format!("/proc/{pid}/io")).expect("read what a process has read");
+    let read = io.lines().find_map(|line| line.strip_prefix("rchar: ")).expect("rchar is told");
+    read.parse().expect("a number of bytes")
+}
+
 /// Whether a process of this number exists and is no zombie.
 pub fn alive(pid: i32) -> bool {
     !matches!(state(pid, pid), None | Some('Z' | 'X'))

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use proxy_tests::builder::Builder;
 use proxy_tests::clients::{Outcome, ask_on, ask_tcp, ask_udp, connect};
 use proxy_tests::net::{at, isolate};
-use proxy_tests::process::{Guard, signal, wait_for};
+use proxy_tests::process::{Guard, bytes_read, signal, wait_for};
 use proxy_tests::proxy::Proxy;
 use proxy_tests::wait::{DEADLINE, stays_true, until, until_true};
 use proxy_tests::{PRIMARY, STANDBY, servers};
@@ -37,6 +37,15 @@ fn accepted(proxy: &Proxy, pool: &str) -> f64 {
 fn assert_answers() {
     assert_eq!(ask_tcp(at(LISTEN), "hello", TIMEOUT), Outcome::Answered("A hello".into()));
     assert!(ask_udp(at(LISTEN), "hello", TIMEOUT).answered());
+}
+
+/// The kernel's types alone are 5 MB, and would be a third of the time until it serves.
+#[test]
+fn the_start_reads_little() {
+    isolate();
+    let proxy = both_protocols().start();
+    let read = bytes_read(proxy.supervisor());
+    assert!(read < 1 << 20, "{read} bytes");
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub use self::{
     liveness::LivenessMap,
     log::SteeringLog,
 };
-use crate::sys::bpf_map;
+use crate::sys::{bpf_map, fd};
 
 /// The kernel program, made and proven by `cargo xtask build-ebpf [--check]`.
 static OBJECT: &[u8] = include_bytes_aligned!("../../../proxy-ebpf/prebuilt/steer.bpf.o");
@@ -49,7 +49,7 @@ impl Steering {
 
         // One row more than listeners: packets to sockets that are none of ours.
         let counters = slot::verdict_index(listeners + 1, 0, 0);
-        let mut bpf = EbpfLoader::new()
+        let mut bpf = loader()?
             .map_max_entries(abi::SOCKETS, slot::count(listeners, workers))
             .map_max_entries(abi::LISTENERS, slot::count(listeners, workers) + surplus)
             .map_max_entries(abi::LAST, listeners)
@@ -263,6 +263,14 @@ fn check_size(listeners: u32, workers: u32) -> Result<(), SteeringError> {
         return Ok(());
     }
     Err(SteeringError::Size { listeners, workers, max_listeners, max_workers })
+}
+
+/// A loader that has not read the kernel's types. aya 0.14 parses all of them here, before it can be told that the program
+/// has no need of them, which took more than a third of the time until a proxy served (aya issue 1172; later versions
+/// do when a program has). That they cannot be read is no error to it.
+fn loader<'a>() -> Result<EbpfLoader<'a>, SteeringError> {
+    fd::while_none_can_be_opened(EbpfLoader::new)
+        .map_err(|error| SteeringError::Io { what: "change the descriptor limit for a moment".to_owned(), error })
 }
 
 fn load_program(bpf: &mut Ebpf) -> Result<(), ProgramError> {

@@ -147,7 +147,27 @@ pub fn raise_limit(most: u64) -> io::Result<u64> {
     let (_, hard) = limit()?;
     let soft = hard.min(most);
     let wanted = libc::rlimit { rlim_cur: soft, rlim_max: hard };
-    // SAFETY: `wanted` is a valid rlimit for the call to read.
-    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &wanted) })?;
+    set_limit(wanted)?;
     Ok(soft)
+}
+
+/// Calls `body` while no descriptor can be opened (`EMFILE`: getrlimit(2)). The limit is the process's: where there are
+/// other threads, which it would hit too, `body` is called as it is.
+///
+/// # Errors
+/// A security module forbids it; or `/proc` is not mounted.
+pub fn while_none_can_be_opened<T>(body: impl FnOnce() -> T) -> io::Result<T> {
+    if super::process::thread_count()? != 1 {
+        return Ok(body());
+    }
+    let (soft, hard) = limit()?;
+    set_limit(libc::rlimit { rlim_cur: 0, rlim_max: hard })?;
+    let result = body();
+    set_limit(libc::rlimit { rlim_cur: soft, rlim_max: hard })?;
+    Ok(result)
+}
+
+fn set_limit(limit: libc::rlimit) -> io::Result<()> {
+    // SAFETY: `limit` is a valid rlimit for the call to read.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }).map(drop)
 }

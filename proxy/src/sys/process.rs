@@ -114,7 +114,11 @@ fn robust_list() -> (u64, u64) {
     (head, len)
 }
 
-fn thread_count() -> io::Result<usize> {
+/// Threads of this process.
+///
+/// # Errors
+/// `/proc` is not mounted.
+pub fn thread_count() -> io::Result<usize> {
     Ok(std::fs::read_dir("/proc/self/task")?.count())
 }
 
