@@ -83,19 +83,37 @@ pub struct Verdict {
 /// deadline further away than 2^63 ns (292 years) counts as one on the other side of `now`.
 #[inline(always)]
 pub fn choose(liveness: &Liveness, now: u64, hash: u32, last: u32) -> Verdict {
+    choose_among(liveness, liveness.workers, now, hash, last)
+}
+
+/// The same, where there are no more workers than `most`.
+///
+/// If the verifier knows that number, it knows where the loops over deadlines end. Else it would go on from each place
+/// where they may, through all that follows.
+#[inline(always)]
+pub fn choose_among(liveness: &Liveness, most: u32, now: u64, hash: u32, last: u32) -> Verdict {
     let first = liveness.first & 1;
-    let workers = at_most(liveness.workers, MAX_WORKERS as u32);
-    if workers == 0 {
+    let most = at_most(most, MAX_WORKERS as u32);
+    let workers = Workers { count: at_most(liveness.workers, most), most };
+    if workers.count == 0 {
         return Verdict { seat: first, worker: 0, reason: Reason::Dropped };
     }
     let (seat, candidates, reason) = candidates(liveness, first, workers, now, last);
     Verdict { seat, worker: spread(hash, candidates), reason }
 }
 
+/// How many workers each seat has.
+#[derive(Clone, Copy)]
+struct Workers {
+    count: u32,
+    /// At most, a number that may be better known.
+    most: u32,
+}
+
 /// The seat, those of its workers that may be chosen, one bit each and at least one, and why.
 #[inline(always)]
-fn candidates(liveness: &Liveness, first: u32, workers: u32, now: u64, last: u32) -> (u32, u64, Reason) {
-    let all = lowest(workers);
+fn candidates(liveness: &Liveness, first: u32, workers: Workers, now: u64, last: u32) -> (u32, u64, Reason) {
+    let all = lowest(workers.count);
     let preferred = seat(liveness, first);
     let live = live_workers(preferred, workers, now);
     if live != 0 {
@@ -125,19 +143,19 @@ fn seat(liveness: &Liveness, seat: u32) -> &SeatLiveness {
 
 /// The live workers of a seat, one bit each: none if its liveness bit is clear.
 #[inline(always)]
-fn live_workers(seat: &SeatLiveness, workers: u32, now: u64) -> u64 {
+fn live_workers(seat: &SeatLiveness, workers: Workers, now: u64) -> u64 {
     if seat.live == 0 {
         return 0;
     }
     let mut live = 0;
     let mut worker = 0;
-    while worker < MAX_WORKERS && worker < workers as usize {
+    while worker < MAX_WORKERS && worker < workers.most as usize {
         for _ in 0..BATCH {
             live |= in_future(seat.deadlines[worker & (MAX_WORKERS - 1)], now) << worker;
             worker += 1;
         }
     }
-    live & lowest(workers)
+    live & lowest(workers.count)
 }
 
 /// 1 if the deadline is after now, else 0: the sign of their distance, as long as that is under 2^63.

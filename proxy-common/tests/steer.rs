@@ -4,7 +4,7 @@
 use proptest::{array::uniform, collection::vec, prelude::*};
 use proxy_common::{
     lease::{Liveness, MAX_WORKERS, PRIMARY, SEATS, STANDBY, SeatLiveness},
-    steer::{Reason, Verdict, choose},
+    steer::{Reason, Verdict, choose, choose_among},
 };
 
 /// The policy in the plainest words.
@@ -90,6 +90,12 @@ proptest! {
     #[test]
     fn real_states_are_as_the_model((liveness, now, hash, last) in realistic()) {
         prop_assert_eq!(choose(&liveness, now, hash, last), model(&liveness, now, hash, last));
+    }
+
+    #[test]
+    fn workers_above_the_most_do_not_exist((liveness, now, hash, last) in realistic(), most in 0..=66u32) {
+        let fewer = Liveness { workers: liveness.workers.min(most), ..liveness };
+        prop_assert_eq!(choose_among(&liveness, most, now, hash, last), model(&fewer, now, hash, last));
     }
 
     #[test]

@@ -6,6 +6,8 @@
 #![no_std]
 #![no_main]
 
+use core::hint::black_box;
+
 use aya_ebpf::{
     EbpfContext as _, Global,
     bindings::{
@@ -22,7 +24,7 @@ use proxy_common::{
     abi::{DEFAULT_MAX_LISTENERS, LAST_FAIL_OPEN},
     lease::{Liveness, MAX_WORKERS, PRIMARY, SEATS, other},
     slot,
-    steer::{Reason, Verdict, choose},
+    steer::{Reason, Verdict, choose_among},
 };
 
 // The loader sets the sizes to what it needs; the names are those of `proxy_common::abi`.
@@ -64,7 +66,7 @@ pub fn steer(ctx: SkReuseportContext) -> u32 {
     // SAFETY: takes no argument and cannot fail.
     let now = unsafe { bpf_ktime_get_ns() };
 
-    let chosen = choose(liveness, now, ctx.hash(), was);
+    let chosen = choose_among(liveness, WORKER_COUNT.load(), now, ctx.hash(), was);
     let selected = select(&ctx, liveness, listener, chosen);
     count(listener, &selected);
     if selected.reason == Reason::Dropped {
@@ -74,7 +76,7 @@ pub fn steer(ctx: SkReuseportContext) -> u32 {
     if is != was {
         // SAFETY: as above. Two processors that see the same change store the same value.
         unsafe { last.write_volatile(is) };
-        log_change(&ctx, listener, was, is, chosen.reason);
+        log_change(&ctx, listener, was, unknown(is, now), unknown(chosen.reason as u32, now));
     }
     SK_PASS
 }
@@ -127,15 +129,22 @@ fn count(listener: u32, verdict: &Verdict) {
     }
 }
 
+/// The same number, of which the verifier knows no more than that it is below 8. Else it would walk through all that
+/// follows once for each of the numbers that it can be.
 #[inline(always)]
-fn log_change(ctx: &SkReuseportContext, listener: u32, was: u32, is: u32, reason: Reason) {
+fn unknown(number: u32, noise: u64) -> u32 {
+    ((number ^ noise as u32) ^ black_box(noise) as u32) & 7
+}
+
+#[inline(always)]
+fn log_change(ctx: &SkReuseportContext, listener: u32, was: u32, is: u32, reason: u32) {
     info!(
         ctx,
         "listener {}: new traffic goes from the {} to the {} ({})",
         listener,
         seat_name(was),
         seat_name(is),
-        reason.name()
+        reason_name(reason)
     );
 }
 
@@ -146,6 +155,37 @@ fn seat_name(mark: u32) -> &'static str {
     // SAFETY: the names are ASCII.
     unsafe { core::str::from_utf8_unchecked(&NAMES[(mark & 1) as usize]) }
 }
+
+/// The name of a reason that the verifier does not know.
+#[inline(always)]
+fn reason_name(reason: u32) -> &'static str {
+    let name = &REASON_NAMES[(reason & 7) as usize];
+    // SAFETY: what follows the first byte is ASCII, and is as long as the mask allows at least.
+    unsafe {
+        let bytes = core::slice::from_raw_parts(name.as_ptr().add(1), name[0] as usize & (NAME_ROOM - 1));
+        core::str::from_utf8_unchecked(bytes)
+    }
+}
+
+/// A name and its length before it.
+const NAME_ROOM: usize = 16;
+
+/// Names by reason, side by side: constants of the program cannot hold addresses.
+static REASON_NAMES: [[u8; NAME_ROOM]; 8] = {
+    let mut names = [[0; NAME_ROOM]; 8];
+    let mut reason = 0;
+    while reason < Reason::ALL.len() {
+        let name = Reason::ALL[reason].name().as_bytes();
+        names[reason][0] = name.len() as u8;
+        let mut at = 0;
+        while at < name.len() {
+            names[reason][at + 1] = name[at];
+            at += 1;
+        }
+        reason += 1;
+    }
+    names
+};
 
 #[cfg(not(test))]
 #[panic_handler]

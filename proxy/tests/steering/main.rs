@@ -324,6 +324,22 @@ fn possible(liveness: &Liveness, last: u32) -> Vec<proxy_common::steer::Verdict>
     hashes.map(|hash| choose(liveness, now(), hash, last)).collect()
 }
 
+/// Whoever starts the proxy waits for the kernel's verifier, a millisecond for some 3,000 instructions: it has to walk as
+/// few paths as possible, and takes each branch on a number that it knows for another path.
+#[test]
+fn the_verifier_is_soon_done() {
+    for workers in [1, 8, 64] {
+        let steering = Steering::load(2, workers, 0).expect("load");
+        let descriptors = steering.descriptors().expect("the program's descriptors");
+        let walked = descriptors.into_iter().find_map(|fd| {
+            let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+            info.lines().find_map(|line| line.strip_prefix("verified_insns:")?.trim().parse::<u32>().ok())
+        });
+        let walked = walked.expect("Linux 5.16 or later tells the instructions that were verified");
+        assert!(walked < 13_000, "{workers} workers: {walked} instructions");
+    }
+}
+
 #[test]
 fn the_most_that_can_be_asked_for_loads_and_steers() {
     in_namespace(|| {
