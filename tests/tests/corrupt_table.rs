@@ -3,7 +3,7 @@
 //! none; the other flows go on, their heir lives, and nothing is left open.
 
 use std::io::{ErrorKind, Read, Result, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc;
 
@@ -247,6 +247,27 @@ fn a_record_in_another_state() {
             scene.table.write_word(pairs[VICTIM].number, 8, flag);
         });
     }
+}
+
+/// What the record says of the other end is asked of the kernel, also where closing is all that seems to be left.
+#[test]
+fn half_an_end_is_no_whole_one() {
+    let scene = Scene::set();
+    let Pair { mut ends, number, .. } = scene.pair();
+    ends[0].shutdown(Shutdown::Write).expect("shutdown");
+    assert_eq!(servers::read_all(&mut ends[1]).expect("an end"), b"");
+    let before = scene.proxy.until_status("whole", Status::whole);
+    let pool = before.pid(before.serving.as_ref().expect("somebody serves"));
+    signal(pool, Signal::SIGSTOP);
+    scene.table.record(number).set(3 * flag::SHUT);
+    scene.table.record(number).set_state(State::Closing);
+    signal(pool, Signal::SIGKILL);
+    let error = servers::read_all(&mut ends[0]).expect_err("the server has not ended");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    until_true("the loss is counted", || {
+        scene.proxy.metrics().sum("proxy_lost_flows_total", &[("reason", "corrupt")]) == 1.0
+    });
+    scene.assert_nothing_left("half an end");
 }
 
 #[test]

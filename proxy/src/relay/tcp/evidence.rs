@@ -26,8 +26,11 @@ pub fn agrees(lane: &Lane, client: Fd, record: &Record) -> bool {
         State::Accepted | State::Connecting => is_untouched(lane, client, record),
         State::Established => Direction::BOTH.iter().all(|direction| may_be_shut(client, record, *direction)),
         State::Closing => {
-            let mut sockets = [Some(client), record.upstream()].into_iter().flatten();
+            let upstream = record.upstream();
+            let mut sockets = [Some(client), upstream].into_iter().flatten();
+            // Its worker may have forgotten the server's socket already.
             sockets.all(|socket| is_over(record, socket))
+                && (upstream.is_none() || may_be_shut(client, record, Direction::Down))
         }
     }
 }
