@@ -197,7 +197,7 @@ impl Supervisor {
         seats::give_pipes(&self.setup);
         self.sweep();
         self.watch_handover(now);
-        self.predecessors.tick(now);
+        self.predecessors.tick(self.setup.table.supervisor(), now);
         if !self.is_handing_over() {
             self.retired.tick(&mut self.setup, now);
         }

@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use crate::sys::process::{self, Child};
+use crate::{
+    sys::process::{self, Child},
+    table::SupervisorBlock,
+};
 
 /// Time that they have to end by themselves, nanoseconds.
 const LIMIT: u64 = 500_000_000;
@@ -22,9 +25,12 @@ impl Predecessors {
     }
 
     /// Looks whether they are gone, and kills what does not go: it is stopped, or hangs.
-    pub fn tick(&mut self, now: u64) {
+    pub fn tick(&mut self, block: &SupervisorBlock, now: u64) {
         let gone = self.left.extract_if(.., |process| process::is_dead(*process, Duration::ZERO));
         gone.for_each(process::forget);
+        if !self.left.is_empty() {
+            block.expect_copies(now);
+        }
         if now - self.since < LIMIT {
             return;
         }

@@ -138,6 +138,7 @@ impl Supervisor {
         }
         // Before it is decided, for who dies right after that could not do it any more. Nothing is steered by it yet.
         let setup = &mut self.setup;
+        setup.table.supervisor().expect_copies(time::monotonic_ns());
         if let Err(error) = setup.steering.set_verdicts(&header.verdicts.verdicts(setup.config)) {
             tracing::error!(%error, "the verdicts are counted anew");
         }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{
     AtomicI32, AtomicU32, AtomicU64,
-    Ordering::{AcqRel, Acquire, Release},
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 
 use zerocopy::{FromZeros, KnownLayout};
@@ -163,6 +163,10 @@ impl ChildCell {
     }
 }
 
+/// For how long descriptors count as copied since that was last said, nanoseconds. Whoever has copies is killed sooner,
+/// were it by the twin of a supervisor that hangs; counting for longer costs a system call per connection.
+const COPIED: u64 = 10_000_000_000;
+
 /// Written by the supervisor.
 #[repr(C, align(64))]
 #[derive(Debug, FromZeros, KnownLayout)]
@@ -180,6 +184,8 @@ pub struct SupervisorBlock {
     pub parking: AtomicU32,
     /// When it last looked at the pools, nanoseconds of the monotonic clock.
     pub looked_at: AtomicU64,
+    /// Until when it counts on copies of flows' descriptors; 0 if there were none yet.
+    copied_until: AtomicU64,
     /// Supervisors that took the place of a dead one.
     pub successions: Counter,
     /// Its twin, which takes its place when it dies.
@@ -228,6 +234,7 @@ impl Counted for SupervisorBlock {
             drain: _,
             parking: _,
             looked_at: _,
+            copied_until: _,
             successions,
             twin: _,
             control: _,
@@ -265,6 +272,19 @@ impl Counted for SupervisorBlock {
 }
 
 impl SupervisorBlock {
+    /// To be called before another process gets copies of flows' descriptors, or has them still: it was forked and has
+    /// not begun its program, or flows are handed over. It is forgotten by itself, whoever dies.
+    pub fn expect_copies(&self, now_ns: u64) {
+        self.copied_until.store(now_ns + COPIED, Relaxed);
+    }
+
+    /// Whether another process may have copies of flows' descriptors. If so, no close is real: the kernel tells the
+    /// peer of it when the last copy is closed.
+    pub fn has_copies(&self, now_ns: impl FnOnce() -> u64) -> bool {
+        let until = self.copied_until.load(Relaxed);
+        until > 0 && now_ns() < until
+    }
+
     /// How far draining has come.
     pub fn drain(&self) -> DrainState {
         match self.drain.load(Acquire) {

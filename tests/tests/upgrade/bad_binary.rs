@@ -14,7 +14,7 @@ use proxy_tests::wait::{until, until_true};
 use proxy_tests::{PRIMARY, handover::one_generation};
 use tempfile::TempDir;
 
-use crate::{Scene, pids};
+use crate::{Scene, carried::assert_end_is_passed_on, pids};
 
 /// A directory of binaries.
 struct Binaries(TempDir);
@@ -115,6 +115,14 @@ fn programs_that_are_no_successors() {
     upgrade(&scene.proxy);
     scene.goes_on();
     scene.finish();
+}
+
+/// It has had copies of all flows' descriptors, and may have them for a moment longer.
+#[test]
+fn an_end_waits_for_no_binary_that_hangs() {
+    let binaries = Binaries::new();
+    let hangs = binaries.bad("says-ready");
+    assert_end_is_passed_on(|proxy| fails(proxy, &to(&hangs), &["it hangs"]));
 }
 
 #[track_caller]

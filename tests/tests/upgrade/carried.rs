@@ -2,16 +2,21 @@
 
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use proxy::sys::Fd;
 use proxy_tests::clients::{Crowd, Outcome, ask_on, ask_tcp, carries, connect};
 use proxy_tests::flows::Flows;
 use proxy_tests::handover::{KINDS, hand_over, hand_over_by, reload, upgrade};
 use proxy_tests::net::{at, isolate};
+use proxy_tests::proxy::Proxy;
 use proxy_tests::servers::{self, BlackHole, read_all};
 use proxy_tests::status::Status;
+use proxy_tests::sys::descriptor_of;
+use proxy_tests::table::FlowTable;
 use proxy_tests::wait::until_true;
 use proxy_tests::{PRIMARY, STANDBY, pattern};
 use socket2::SockRef;
@@ -77,6 +82,34 @@ fn idle_and_half_closed_connections() {
         drop((asks, tells, c1, s1));
         assert_nothing_left(&proxy, baseline);
     }
+}
+
+/// Whoever has copies of the descriptors, were it an old process that hangs, keeps no end from a client.
+#[test]
+fn an_end_waits_for_nobody_who_has_copies() {
+    for words in KINDS {
+        assert_end_is_passed_on(|proxy| _ = hand_over(proxy, words));
+    }
+}
+
+/// Does something to a proxy, while another process, this one, gets copies of what it has for its clients; then ends
+/// a connection of before.
+#[track_caller]
+pub fn assert_end_is_passed_on(trouble: impl FnOnce(&Proxy)) {
+    isolate();
+    let (_server, accepted) = servers::Tcp::handing_over(SERVER);
+    let proxy = proxy().start();
+    let (mut client, mut server) = pair(&accepted);
+    let numbers = FlowTable::of(&proxy, [2, 2, 1]).clients();
+    let copy = |fd: &Fd| descriptor_of(proxy.supervisor(), fd.raw()).expect("a copy");
+    let copies: Vec<OwnedFd> = numbers.iter().map(copy).collect();
+    assert_eq!(copies.len(), 1);
+    trouble(&proxy);
+    client.shutdown(Shutdown::Write).expect("shutdown");
+    assert_eq!(read_all(&mut server).expect("an end"), b"");
+    server.write_all(b"answer").expect("write");
+    drop(server);
+    assert_eq!(read_all(&mut client).expect("an end that does not wait for the copies"), b"answer");
 }
 
 /// The urgent byte is behind bytes that nobody reads, and its mark goes on with them.

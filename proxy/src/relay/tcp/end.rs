@@ -4,7 +4,7 @@
 use crate::{
     fault::{self, Point},
     relay::{Lane, admission},
-    sys::{Fd, socket},
+    sys::{Fd, socket, time},
     table::{Direction, Ending, Holder, Record, Rejection, State, flag},
 };
 
@@ -107,12 +107,13 @@ impl Tcp {
     }
 }
 
-/// Whether closing the client's socket, which is next, tells it of the server's end well enough. After a death in
-/// between, a socket that nothing went through looks like one that was accepted and not recorded; and of a unix
-/// socket nobody counts what did.
+/// Whether closing the client's socket, which is next, tells it of the server's end well enough, and at once. After a
+/// death in between, a socket that nothing went through looks like one that was accepted and not recorded; of a unix
+/// socket nobody counts what did; and with copies of it elsewhere its end would wait for theirs.
 fn ends_by_close(lane: &Lane, client: Fd, record: &Record) -> bool {
+    let is_copied = lane.table.supervisor().has_copies(time::monotonic_ns);
     let facts = lane.table.facts(client, record);
     let has_carried =
         facts.is_some_and(|facts| Direction::BOTH.iter().any(|direction| facts.bytes(*direction) > 0));
-    has_carried && !record.has(flag::UNIX)
+    has_carried && !is_copied && !record.has(flag::UNIX)
 }

@@ -43,6 +43,7 @@ impl Supervisor {
         // At once, for this process may die before the next line.
         let cell = &self.setup.table.supervisor().handover.candidate;
         let note = |pid| _ = cell.claim(pid);
+        self.setup.table.supervisor().expect_copies(now);
         let started = match kind {
             HandoverKind::Reload => {
                 start(Path::new(binary::OWN), theirs, note).context("cannot start the running binary again")

@@ -101,6 +101,7 @@ impl Supervisor {
             bail!("the workers went on: they had stood for too long");
         }
         self.handover.is_aside = true;
+        self.setup.table.supervisor().expect_copies(parked_at_ns);
         let own = self.processes().map(|child| child.pid);
         let processes = own.chain([std::process::id() as i32]).collect();
         let setup = &mut self.setup;
