@@ -9,7 +9,7 @@ use super::{
     fault,
     hold::{self, Held},
     key::Key,
-    room::{self, Room},
+    room::Room,
 };
 use crate::{
     config::Listener,
@@ -55,7 +55,7 @@ impl Flows {
             return Err(DropReason::Upstream);
         }
         admission::allow(lane, key.listener, key.source().ip(), 0)?;
-        if room::left(lane) == 0 && !self.make_room(lane, now_ms) {
+        if !self.room.has_place(lane, now_ms) && !self.make_room(lane, now_ms) {
             return Err(DropReason::Limit);
         }
         // Last, so that what is dropped for another reason uses up nothing. What was ended in vain leaves its room.

@@ -11,7 +11,7 @@ use crate::{
         Lane,
         expiry::{self, Readiness, Times, Traffic},
     },
-    sys::{Fd, poll},
+    sys::{Fd, poll, udp::BATCH},
     table::{Direction, Ending, Kind, Record, Tag, flag},
 };
 
@@ -30,11 +30,30 @@ pub struct Room {
     /// Where the next look begins.
     hand: usize,
     looked_ms: Option<u32>,
-    /// How many flows less there would have to be for the spare part to be free.
-    crowd: usize,
+    /// How many flows of this worker are to end for the spare part to be free.
+    due: usize,
+    /// How many may begin in this millisecond before it is counted again what is left.
+    granted: (u32, usize),
 }
 
 impl Room {
+    /// Whether another flow may begin. What is left is not counted for each: that reads a cache line of every worker's,
+    /// which those write to all the time. A worker has its share of it, a batch at most; where hardly anything is left
+    /// that is nothing, and it is counted.
+    pub fn has_place(&mut self, lane: &Lane, now_ms: u32) -> bool {
+        if self.granted.0 != now_ms {
+            self.granted = (now_ms, 0);
+        }
+        if self.granted.1 > 0 {
+            self.granted.1 -= 1;
+            return true;
+        }
+        let left = left(lane);
+        let workers = lane.table.sum_workers(|_| 1) as usize;
+        self.granted.1 = (left / workers).min(BATCH).saturating_sub(1);
+        left > 0
+    }
+
     /// A flow of this worker that may be ended now, and as what. There may be more than are found: a look has its
     /// limits, and there is one a millisecond, so that a flood of what there is no room for costs little.
     pub fn next(&mut self, lane: &Lane, now_ms: u32) -> Option<(Fd, Ending)> {
@@ -90,25 +109,28 @@ impl Room {
 
     /// Counts anew how far there is less room than there should be. By what flows may have, not by what is left of the
     /// descriptors, which many TCP connections take: that is no reason to end a flow before somebody wants the room.
+    /// The others see the same: each has a share of it, by what it has of the flows.
     pub fn tick(&mut self, lane: &Lane) {
         let most = lane.limits.flows.min(lane.limits.descriptors);
-        self.crowd = (lane.flows() + most.div_ceil(SPARE)).saturating_sub(most);
+        let (own, all) = (lane.block().udp_flows.get() as usize, lane.flows());
+        let lack = (all + most.div_ceil(SPARE)).saturating_sub(most);
+        self.due = (lack * own.min(all)).div_ceil(all.max(1));
     }
 
     /// Whether a flow of this worker is to be ended although none of its own clients wants the room: those of another
     /// worker may, which can end its own flows only, and has few after a failback. Questions only, of which nobody
     /// misses one: there may be no such client. If it is, it counts as ended.
     pub fn is_due(&mut self, lane: &Lane, fd: Fd, record: &Record, now_ms: u32) -> bool {
-        let is_due = self.crowd > 0
+        let is_due = self.due > 0
             && makes_room(lane, fd, record, now_ms).is_some_and(|readiness| readiness < Readiness::Talked)
             && !poll::has_event(fd);
-        self.crowd -= usize::from(is_due);
+        self.due -= usize::from(is_due);
         is_due
     }
 }
 
 /// How many more flows may begin.
-pub fn left(lane: &Lane) -> usize {
+fn left(lane: &Lane) -> usize {
     let flows = lane.flows();
     let descriptors = lane.limits.descriptors.saturating_sub(2 * lane.connections() + flows);
     lane.limits.flows.saturating_sub(flows).min(descriptors)

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     config::rules::{ListenerRules, Rate},
     limits::Limits,
-    sys::Fd,
+    sys::{Fd, udp::BATCH},
     table::{DropReason, Ending, Kind, State, Tag, flag},
 };
 
@@ -243,6 +243,38 @@ fn questions_end_where_hardly_any_room_is_left() {
     // A limit that the descriptors never come to is not what there is room by.
     world.lane.limits = Limits { flows: 1_000_000, descriptors: 32, ..world.lane.limits };
     assert_eq!(ended(&mut world), NONE);
+}
+
+#[test]
+fn each_worker_ends_its_share_of_what_is_lacking() {
+    let (mut world, server) = world(64);
+    let clients: Vec<UdpSocket> = (0..32).map(|_| world.client_of("127.0.0.1")).collect();
+    clients.iter().for_each(|client| _ = world.exchange(client, &server, b"a", b"A"));
+    world.now_ms += 30_000;
+    let (flows, now_ms) = (world.flows(), world.now_ms);
+    let ended_beside = |world: &mut World, others| {
+        world.lane.table.worker(1, 0).udp_flows.set(others);
+        world.udp.tick(&world.lane);
+        flows.iter().filter(|flow| world.udp.expire_one(&world.lane, **flow, now_ms)).count()
+    };
+    assert_eq!(ended_beside(&mut world, 28), 0, "a sixteenth is left");
+    assert_eq!(ended_beside(&mut world, 32), 2, "half of four");
+    assert_eq!(ended_beside(&mut world, 33), 2, "nearly half of three");
+}
+
+#[test]
+fn what_is_left_is_counted_once_for_several_and_for_each_at_the_end() {
+    let (_server, address) = server();
+    let world = World::with("127.0.0.1:0", &[address], 100, 4096);
+    let mut room = Room::default();
+    let mut has_place = |others, now_ms| {
+        world.lane.table.worker(1, 0).udp_flows.set(others);
+        room.has_place(&world.lane, now_ms)
+    };
+    assert!(has_place(0, 1));
+    assert_eq!((1..100).take_while(|_| has_place(100, 1)).count(), BATCH - 1);
+    assert!(has_place(98, 1) && !has_place(100, 1), "a share of two is one");
+    assert!(has_place(0, 2) && has_place(100, 2) && !has_place(100, 3), "what was left before is old");
 }
 
 /// A heir goes on with all of it: the reason of an end that its predecessor was in, and what may be ended.
