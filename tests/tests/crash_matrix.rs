@@ -138,6 +138,9 @@ const MATRIX: &[(&str, Servers, Scenario)] = &[
     ("A:urgent.taken:1", SLOW_ONE, urgent_in_bulk),
     ("A:drain.part:1", ONE, slow_readers),
     ("A:drain.part:2", ONE, slow_readers),
+    ("A:pause.marked:1", ONE, stop_and_go),
+    ("A:pause.begun:1", ONE, stop_and_go),
+    ("A:pause.ended:1", ONE, stop_and_go),
     ("A:drain.all:1", ONE, life),
     ("A:drain.all:3", ONE, life),
     ("A:copy.all:2", ONE, last_answer),
@@ -212,6 +215,8 @@ const MATRIX: &[(&str, Servers, Scenario)] = &[
     ("A:end.flagged:1,B:end.passed:1", ONE, last_words),
     ("A:close.forgotten:1,B:adopt.tagged:1", ONE, last_words),
     ("A:drain.part:1,B:fill.held:1", ONE, slow_readers),
+    ("A:pause.marked:1,B:pause.ended:1", ONE, stop_and_go),
+    ("A:pause.begun:1,B:pause.ended:1", ONE, stop_and_go),
     ("A:drain.part:1,B:drain.forgotten:1", ONE, slow_readers),
     ("A:urgent.written:1,B:adopt.unaudited:1", SLOW_ONE, urgent_in_bulk),
     ("A:fill.filled:2,B:places.kept:1", ONE, life),
@@ -529,6 +534,24 @@ fn queued(world: &World) {
 /// Nobody reads before the death: windows are closed, sockets and pipes full.
 fn slow_readers(world: &World) {
     converse(world, vec![connect(at(LISTEN))], PLENTY, || world.until_struck(0));
+}
+
+/// A client that does not read until its server can write no more. Then it reads, and what is written when it has read
+/// all is not to be missed.
+fn stop_and_go(world: &World) {
+    let (mut client, mut server) = (connect(at(LISTEN)), world.server_end());
+    server.set_write_timeout(Some(Duration::from_millis(200))).expect("timeout");
+    let mut said = 0;
+    while let Ok(size) = server.write(pattern::from(said, PLENTY)) {
+        said += size;
+    }
+    thread::scope(|scope| {
+        let reading = scope.spawn(|| pattern::verify(&mut client).expect("an end, no reset"));
+        (0..world.faults.len()).for_each(|fault| world.until_struck(fault));
+        server.write_all(pattern::from(said, MORSEL)).expect("write");
+        server.shutdown(Shutdown::Write).expect("shutdown");
+        assert_eq!(reading.join().expect("the reader"), said + MORSEL);
+    });
 }
 
 /// A server that says a little at a time, until a client that does not read takes no more, and all are dead who are to

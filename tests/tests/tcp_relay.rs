@@ -42,6 +42,31 @@ fn sockets_of(place: &str, address: &str) -> String {
     String::from_utf8(output.expect("ss, of Debian's iproute2").stdout).expect("text")
 }
 
+/// Writes to a reader that does not read, until that is so. Answers how much.
+fn write_until_paused(mut writer: &TcpStream, is_paused: impl Fn() -> bool) -> usize {
+    let mut written = 0;
+    writer.set_nonblocking(true).expect("non-blocking");
+    until_true("it is not asked", || {
+        written += writer.write(&[b'x'; 64 << 10]).unwrap_or(0);
+        is_paused()
+    });
+    writer.set_nonblocking(false).expect("blocking");
+    written
+}
+
+/// Sockets of connections of which no epoll set of the proxy's wants to be told that they have bytes (proc(5),
+/// fdinfo).
+fn asked_for_no_bytes(proxy: &Proxy) -> usize {
+    let directory = fs::read_dir(format!("/proc/{}/fdinfo", proxy.supervisor())).expect("descriptors");
+    let told = directory.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
+    let is_paused = |line: &str| {
+        let mut words = line.split_whitespace().skip_while(|word| *word != "events:").skip(1);
+        let events = words.next().and_then(|mask| u32::from_str_radix(mask, 16).ok()).unwrap_or(0);
+        events & libc::EPOLLRDHUP as u32 != 0 && events & libc::EPOLLIN as u32 == 0
+    };
+    told.map(|info| info.lines().filter(|line| line.starts_with("tfd:") && is_paused(line)).count()).sum()
+}
+
 /// BBR paces by timers what it sends, also where there is no network.
 #[test]
 fn at_loopback_addresses_nothing_is_paced() {
@@ -288,6 +313,48 @@ fn slow_reader_holds_the_writer_back() {
     assert_eq!(read_all(&mut other_server).expect("read"), b"hello");
     drop((client, to));
     assert_eq!(read_all(&mut server).expect("read").len(), written);
+}
+
+/// While a reader does not read, what its writer goes on writing wakes no worker: the writer's socket is not asked for
+/// bytes until the reader's has taken those before them.
+#[test]
+fn what_waits_for_a_reader_wakes_nobody() {
+    const LENGTH: usize = 64 << 20;
+    isolate();
+    let (_server, accepted) = servers::Tcp::handing_over(SERVER);
+    let proxy = tcp_proxy().start();
+    let (client, server) = pair(&accepted);
+    for (mut reader, mut writer) in [(&client, &server), (&server, &client)] {
+        writer.set_write_timeout(Some(PATIENCE)).expect("timeout");
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                pattern::write(&mut writer, LENGTH).expect("write");
+                writer.shutdown(Shutdown::Write).expect("shutdown");
+            });
+            until_true("it is not asked", || asked_for_no_bytes(&proxy) == 1);
+            assert_eq!(pattern::verify(&mut reader).expect("read"), LENGTH);
+        });
+    }
+    until_true("all is closed", || proxy.metrics().sum("proxy_listener_connections", &[]) == 0.0);
+    assert_eq!(proxy.metrics().sum("proxy_listener_connections_total", &[]), 1.0);
+}
+
+/// And it is asked again: what comes later is passed on, however often that was so.
+#[test]
+fn who_was_not_asked_for_bytes_is_asked_again() {
+    isolate();
+    let (_server, accepted) = servers::Tcp::handing_over(SERVER);
+    let proxy = tcp_proxy().start();
+    let (mut client, server) = pair(&accepted);
+    for _ in 0..3 {
+        let written = write_until_paused(&server, || asked_for_no_bytes(&proxy) == 1);
+        client.read_exact(&mut vec![0; written]).expect("read");
+        until_true("it is asked again", || asked_for_no_bytes(&proxy) == 0);
+        (&server).write_all(b"later").expect("write");
+        let mut later = [0; 5];
+        client.read_exact(&mut later).expect("read");
+        assert_eq!(&later, b"later");
+    }
 }
 
 #[test]

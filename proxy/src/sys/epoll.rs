@@ -18,6 +18,9 @@ pub const HUP: u32 = libc::EPOLLHUP as u32;
 pub const ERR: u32 = libc::EPOLLERR as u32;
 /// Everything that a flow's socket can tell, once per change.
 pub const FLOW: u32 = IN | OUT | PRI | RDHUP | libc::EPOLLET as u32;
+/// The same but for what comes in. Not [`PRI`] either: the kernel wakes for that with every segment
+/// (`sock_def_readable`, net/core/sock.c).
+pub const FLOW_BUT_IN: u32 = FLOW & !(IN | PRI);
 
 /// Connections to a listening socket that is in several sets: as a rule one of those that wait is told. It cannot
 /// be changed by [`modify`].
@@ -54,12 +57,12 @@ pub fn add(set: Fd, fd: Fd, mask: u32, data: u64) -> io::Result<()> {
     check(unsafe { libc::epoll_ctl(set.raw(), libc::EPOLL_CTL_ADD, fd.raw(), &mut event) }).map(drop)
 }
 
-/// Changes what is told of a descriptor; nothing but errors for a mask of 0. Not being in the set is
-/// no error.
-pub fn modify(set: Fd, fd: Fd, mask: u32, data: u64) {
+/// Changes what is told of a descriptor; nothing but errors for a mask of 0. What is so at the call is told, edges or
+/// not (`ep_modify`, fs/eventpoll.c). Not being in the set is no error; answers whether it is.
+pub fn modify(set: Fd, fd: Fd, mask: u32, data: u64) -> bool {
     let mut event = libc::epoll_event { events: mask, u64: data };
     // SAFETY: as in `add`. ENOENT: it is not in the set (any more), so there is nothing to change.
-    unsafe { libc::epoll_ctl(set.raw(), libc::EPOLL_CTL_MOD, fd.raw(), &mut event) };
+    unsafe { libc::epoll_ctl(set.raw(), libc::EPOLL_CTL_MOD, fd.raw(), &mut event) == 0 }
 }
 
 /// Takes a descriptor out of a set; not being in it is no error.

@@ -12,3 +12,6 @@ pub const EARLY_END: u8 = 1 << 3;
 pub const KEPT_ALIVE: u8 = 1 << 4;
 /// TCP: the server's socket sends small writes at once.
 pub const PROMPT: u8 = 1 << 5;
+/// TCP, by [`Direction`]: no event may tell of bytes that come from the source. Never without
+/// [`MORE`](super::flag::MORE), the reason for it.
+pub const PAUSED: [u8; Direction::BOTH.len()] = [1 << 6, 1 << 7];

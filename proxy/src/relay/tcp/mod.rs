@@ -10,6 +10,7 @@ mod end;
 pub mod evidence;
 mod half;
 mod header;
+mod pause;
 mod positions;
 mod prelude;
 mod queue;
@@ -140,7 +141,9 @@ impl Tcp {
     ) {
         let generation = record.generation();
         let is_open = || record.generation() == generation && record.state() == State::Established;
-        if mask & (epoll::IN | BEYOND_DATA) != 0 {
+        if pause::is_early(mask, record.holder(direction)) {
+            pause::begin(lane, (client, record, direction));
+        } else if mask & (epoll::IN | BEYOND_DATA) != 0 {
             self.run(lane, (client, record, direction), mask & BEYOND_DATA != 0, now_ms);
         }
         if is_open() && mask & epoll::ERR != 0 {
@@ -200,7 +203,10 @@ impl Tcp {
         let more = flag::of(flag::MORE, direction);
         let turn = Turn { client, generation: record.generation(), direction };
         match outcome {
-            Outcome::Dry if record.has(more) => record.clear(more),
+            Outcome::Dry if record.has(more) => {
+                pause::end(lane, (client, record, direction));
+                record.clear(more);
+            }
             Outcome::Dry => {}
             Outcome::Full => record.set(more),
             Outcome::More => {
