@@ -269,10 +269,8 @@ fn check_size(listeners: u32, workers: u32) -> Result<(), SteeringError> {
 /// has no need of them, which took more than a third of the time until a proxy served (aya issue 1172; later versions
 /// do when a program has). That they cannot be read is no error to it.
 fn loader<'a>() -> Result<EbpfLoader<'a>, SteeringError> {
-    fd::while_none_can_be_opened(EbpfLoader::new).map_err(|error| SteeringError::Io {
-        what: "change the descriptor limit for a moment".to_owned(),
-        error,
-    })
+    fd::while_none_can_be_opened(EbpfLoader::new)
+        .map_err(|error| SteeringError::Io { what: "set the descriptor limit again".to_owned(), error })
 }
 
 fn load_program(bpf: &mut Ebpf) -> Result<(), ProgramError> {

@@ -10,7 +10,7 @@ use libc::{
     c_int, c_long, c_uint, c_void, epoll_event, mmsghdr, msghdr, sockaddr, socklen_t, ssize_t, syscall,
 };
 
-/// Bytes of the kernel's signal set (`_NSIG / 8`, asm/signal.h): it insists even where none is given.
+/// Bytes of the kernel's signal set (`_NSIG / 8`, asm/signal.h), told even where none is given.
 const SIGNAL_SET: usize = 8;
 
 /// # Safety

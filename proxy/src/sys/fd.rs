@@ -152,19 +152,20 @@ pub fn raise_limit(most: u64) -> io::Result<u64> {
 }
 
 /// Calls `body` while no descriptor can be opened (`EMFILE`: getrlimit(2)). The limit is the process's: where there are
-/// other threads, which it would hit too, `body` is called as it is.
+/// other threads, which it would hit too, or it cannot be lowered, `body` is called as it is.
 ///
 /// # Errors
-/// A security module forbids it; or `/proc` is not mounted.
+/// What the limit was cannot be set again.
 pub fn while_none_can_be_opened<T>(body: impl FnOnce() -> T) -> io::Result<T> {
-    if super::process::thread_count()? != 1 {
-        return Ok(body());
+    let is_alone = super::process::thread_count().is_ok_and(|count| count == 1);
+    match limit() {
+        Ok((soft, hard)) if is_alone && set_limit(libc::rlimit { rlim_cur: 0, rlim_max: hard }).is_ok() => {
+            let result = body();
+            set_limit(libc::rlimit { rlim_cur: soft, rlim_max: hard })?;
+            Ok(result)
+        }
+        _ => Ok(body()),
     }
-    let (soft, hard) = limit()?;
-    set_limit(libc::rlimit { rlim_cur: 0, rlim_max: hard })?;
-    let result = body();
-    set_limit(libc::rlimit { rlim_cur: soft, rlim_max: hard })?;
-    Ok(result)
 }
 
 fn set_limit(limit: libc::rlimit) -> io::Result<()> {

@@ -196,9 +196,9 @@ impl Headers {
         }
         self.used = 0;
         let (headers, len) = (self.all.as_mut_ptr(), self.all.len() as libc::c_uint);
-        // SAFETY: each header points to a control buffer and an iovec in a boxed slot of its own (and to the name
-        // there, or is told to write none), and that to MAX_RECEIVE bytes of its own. All live as long as the inbox
-        // that owns slots and headers, and is borrowed exclusively; they are plain bytes for the kernel to write.
+        // SAFETY: each header points to a control buffer and an iovec in a boxed slot, no other of its set to the same (and to
+        // the name there, or is told to write none), and that to MAX_RECEIVE bytes. All live as long as the inbox that
+        // owns slots and headers, and is borrowed exclusively; they are plain bytes for the kernel to write.
         let count = unsafe { call::recvmmsg(socket.raw(), headers, len, libc::MSG_DONTWAIT) };
         self.used = check(count)? as usize;
         Ok(&self.all[..self.used])

@@ -218,7 +218,10 @@ impl Tcp {
                 lane.block().counters.pipe_waits.add(1);
                 self.waiting.push(turn);
             }
-            Outcome::Ended => self.pass_end(lane, client, record, direction, sink),
+            Outcome::Ended => {
+                pause::end(lane, (client, record, direction));
+                self.pass_end(lane, client, record, direction, sink);
+            }
             Outcome::Broken => self.break_off(lane, client, record),
         }
     }

@@ -32,14 +32,14 @@ pub struct Room {
     looked_ms: Option<u32>,
     /// How many flows of this worker are to end for the spare part to be free.
     due: usize,
-    /// How many may begin in this millisecond before it is counted again what is left.
+    /// How many may begin in this millisecond before it is counted again how many are left.
     granted: (u32, usize),
 }
 
 impl Room {
     /// Whether another flow may begin. What is left is not counted for each: that reads a cache line of every worker's,
-    /// which those write to all the time. A worker has its share of it, a batch at most; where hardly anything is left
-    /// that is nothing, and it is counted.
+    /// which those write to all the time. While there is enough for a batch of everybody's, twice, a worker counts once
+    /// for a batch; where less is left, each time.
     pub fn has_place(&mut self, lane: &Lane, now_ms: u32) -> bool {
         if self.granted.0 != now_ms {
             self.granted = (now_ms, 0);
@@ -50,7 +50,9 @@ impl Room {
         }
         let left = left(lane);
         let workers = lane.table.sum_workers(|_| 1) as usize;
-        self.granted.1 = (left / workers).min(BATCH).saturating_sub(1);
+        if left >= 2 * BATCH * workers {
+            self.granted.1 = BATCH - 1;
+        }
         left > 0
     }
 

@@ -265,16 +265,16 @@ fn each_worker_ends_its_share_of_what_is_lacking() {
 #[test]
 fn what_is_left_is_counted_once_for_several_and_for_each_at_the_end() {
     let (_server, address) = server();
-    let world = World::with("127.0.0.1:0", &[address], 100, 4096);
+    let world = World::with("127.0.0.1:0", &[address], 1000, 4096);
     let mut room = Room::default();
     let mut has_place = |others, now_ms| {
         world.lane.table.worker(1, 0).udp_flows.set(others);
         room.has_place(&world.lane, now_ms)
     };
     assert!(has_place(0, 1));
-    assert_eq!((1..100).take_while(|_| has_place(100, 1)).count(), BATCH - 1);
-    assert!(has_place(98, 1) && !has_place(100, 1), "a share of two is one");
-    assert!(has_place(0, 2) && has_place(100, 2) && !has_place(100, 3), "what was left before is old");
+    assert_eq!((1..100).take_while(|_| has_place(1000, 1)).count(), BATCH - 1);
+    assert!(has_place(990, 1) && !has_place(1000, 1), "where little is left, each is counted");
+    assert!(has_place(0, 2) && has_place(1000, 2) && !has_place(1000, 3), "what was left before is old");
 }
 
 /// A heir goes on with all of it: the reason of an end that its predecessor was in, and what may be ended.
