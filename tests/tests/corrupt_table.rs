@@ -76,16 +76,38 @@ impl Scene {
         Pair { ends, number, behind: 0 }
     }
 
-    /// Connections that carry something, two of them with bytes in flight, and flows.
+    /// Connections that carry something, all of the pool that serves, and what was there before. A pool that the
+    /// machine does not let run for a lease has new connections go to the other one: they are made again then.
     #[track_caller]
-    fn busy(&self) -> (Vec<Pair>, Vec<Udp>) {
-        let mut pairs: Vec<Pair> = (0..PAIRS).map(|_| self.pair()).collect();
+    fn pairs(&self) -> (Status, Vec<Pair>) {
+        until("all connections are of the pool that serves", || {
+            let before = self.proxy.until_status("whole", |s| s.whole() && s.serving.is_some());
+            let pairs: Vec<Pair> = (0..PAIRS).map(|_| self.pair()).collect();
+            let epoch = before.pool(before.serving.as_ref()?).epoch;
+            if pairs.iter().all(|pair| self.epoch(pair.number) == epoch) {
+                return Some((before, pairs));
+            }
+            drop(pairs);
+            self.assert_closed("of two pools");
+            None
+        })
+    }
+
+    /// The same, two of them with bytes in flight, and flows.
+    #[track_caller]
+    fn busy(&self) -> (Status, Vec<Pair>, Vec<Udp>) {
+        let (before, mut pairs) = self.pairs();
         for pair in &mut pairs[..2] {
             pair.behind = self.fill(pair);
         }
         let flows: Vec<Udp> = (0..3).map(|_| udp(at(LISTEN))).collect();
         assert!(flows.iter().all(|flow| flow.ask("hello", PATIENCE).answered()));
-        (pairs, flows)
+        (before, pairs, flows)
+    }
+
+    /// Of the pool that has the flow at this number.
+    fn epoch(&self, number: Fd) -> u64 {
+        self.table.tag(number).get().epoch.into()
     }
 
     /// Writes until the server's window is full, and the rest of the last step is in a pipe.
@@ -116,14 +138,13 @@ impl Scene {
 
     #[track_caller]
     fn play_on(&self, victim: usize, what: &str, spoil: impl Fn(&Self, &[Pair])) {
-        let before = self.proxy.until_status("whole", Status::whole);
+        let (before, mut pairs, flows) = self.busy();
         let seat = before.serving.clone().expect("somebody serves");
         let heir = if seat == PRIMARY { STANDBY } else { PRIMARY };
-        let (mut pairs, flows) = self.busy();
         let lost_before = self.lost();
         signal(before.pid(&seat), Signal::SIGSTOP);
-        let owner = self.table.tag(pairs[victim].number).get().epoch;
-        assert_eq!(u64::from(owner), before.pool(&seat).epoch, "{what}: the victim is the dying pool's");
+        let owner = self.epoch(pairs[victim].number);
+        assert_eq!(owner, before.pool(&seat).epoch, "{what}: the victim is the dying pool's");
         spoil(self, &pairs);
         signal(before.pid(&seat), Signal::SIGKILL);
         let after = self.proxy.until_status("taken over", |s| {
@@ -164,12 +185,17 @@ impl Scene {
     }
 
     #[track_caller]
-    fn assert_nothing_left(&self, what: &str) {
+    fn assert_closed(&self, what: &str) {
         until_true(&format!("{what}: no connection is open"), || {
             let own: Vec<_> = self.own.iter().map(|own| Fd::from_raw(own.0)).collect();
             let is_left = |kind| self.table.all(kind).iter().any(|fd| !own.contains(fd));
             !is_left(Kind::Client) && !is_left(Kind::Upstream)
         });
+    }
+
+    #[track_caller]
+    fn assert_nothing_left(&self, what: &str) {
+        self.assert_closed(what);
         // Three flows stay for their idle timeout.
         let is_open = |fd: &Fd| self.table.state(*fd) == State::Established;
         let flows = || self.table.all(Kind::UdpFlow).into_iter().filter(is_open).count();
@@ -257,7 +283,8 @@ fn half_an_end_is_no_whole_one() {
     ends[0].shutdown(Shutdown::Write).expect("shutdown");
     assert_eq!(servers::read_all(&mut ends[1]).expect("an end"), b"");
     let before = scene.proxy.until_status("whole", Status::whole);
-    let pool = before.pid(before.serving.as_ref().expect("somebody serves"));
+    let mine = before.pools.iter().find(|pool| pool.epoch == scene.epoch(number)).expect("it is some pool's");
+    let pool = mine.pid.expect("it lives");
     signal(pool, Signal::SIGSTOP);
     scene.table.record(number).set(3 * flag::SHUT);
     scene.table.record(number).set_state(State::Closing);
