@@ -13,6 +13,10 @@ use crate::{
 
 /// How often it is looked whether the supervisor is still there.
 const LOOK: Duration = Duration::from_millis(250);
+/// Looks in a row that do not find it before that is logged: 4 s, in which its twin has killed it (3 s) and taken its
+/// place. A supervisor that is starting a program, or does not get to run, comes back sooner. Looks are counted, not
+/// the clock: where it does not get to run, control does not either.
+const MISSED_LOOKS: u32 = 16;
 
 /// The supervisor, as control knows it.
 pub struct Supervisor {
@@ -84,19 +88,19 @@ impl Supervisor {
     /// The supervisor's end of the line is in the table that it shares with the pools, so the line
     /// ends with the last of them, not with the supervisor.
     pub async fn watch(&self) {
-        let mut was_up = true;
+        let mut missed = 0;
         loop {
             tokio::time::sleep(LOOK).await;
             let up = supervisor_is_up(self.table);
-            if was_up && !up {
+            missed = missed_looks(missed, up);
+            if missed == MISSED_LOOKS {
                 tracing::error!(
                     "the supervisor is gone or stopped: no pool will be replaced; if no twin takes its place, end the \
                      pools (kill -KILL) and start the proxy again"
                 );
             }
-            was_up = up;
             if !up && self.is_cut() {
-                tracing::error!("both pools are gone too: control ends");
+                tracing::error!("the supervisor and both pools are gone: control ends");
                 return;
             }
         }
@@ -106,6 +110,11 @@ impl Supervisor {
     fn is_cut(&self) -> bool {
         matches!(self.line.try_recv(&mut [0; MAX_MESSAGE]), Ok(0))
     }
+}
+
+/// How many looks in a row have missed the supervisor.
+fn missed_looks(before: u32, up: bool) -> u32 {
+    if up { 0 } else { before.saturating_add(1) }
 }
 
 #[cfg(test)]
@@ -153,6 +162,16 @@ mod tests {
             tokio::join!(pass, reply).0
         };
         assert_eq!(next.await, Ok(()));
+    }
+
+    #[test]
+    fn a_supervisor_that_comes_back_was_not_gone() {
+        let looks = [vec![false; 15], vec![true], vec![false; 15]].concat();
+        let missed = looks.iter().scan(0, |missed, up| {
+            *missed = missed_looks(*missed, *up);
+            Some(*missed)
+        });
+        assert_eq!(missed.max(), Some(MISSED_LOOKS - 1));
     }
 
     #[tokio::test]
