@@ -33,6 +33,9 @@ const MIGRATION_TICKS: u64 = 8;
 /// Steps of a long job, such as events, between two looks at the clock.
 const STEPS_PER_BEAT: u32 = 16;
 
+/// Sockets with datagrams in one turn from which on there may soon be more.
+const BUSY_SOCKETS: u32 = 2;
+
 pub(super) struct Worker {
     pub(super) pool: &'static Pool,
     pub(super) lane: Lane,
@@ -44,6 +47,8 @@ pub(super) struct Worker {
     next_tick_ns: u64,
     /// Steps since the last look at the clock.
     steps: u32,
+    /// Sockets that had datagrams since the last wait.
+    udp_sockets: u32,
     /// Where the walk over the tags goes on.
     walked: usize,
     /// Adopted epoll sets.
@@ -78,6 +83,7 @@ impl Worker {
             lease_ends_ns: 0,
             next_tick_ns: 0,
             steps: 0,
+            udp_sockets: 0,
             walked: 0,
             beside: Vec::new(),
             migrating_from: None,
@@ -93,6 +99,7 @@ impl Worker {
         loop {
             let timeout_ms =
                 if self.tcp.has_turns() || self.closing.is_some() { 0 } else { self.tick_ms() as i32 };
+            self.let_others_send(timeout_ms);
             let count = self.wait(timeout_ms)?;
             self.beat();
             for index in 0..count {
@@ -126,11 +133,24 @@ impl Worker {
         }
     }
 
+    /// Before it sleeps for want of datagrams: who sends and answers them may be waiting for this processor, and has
+    /// more then, for fewer wake-ups and larger sends (16 flows, all on two processors: 0.77 times the time). Where
+    /// nobody waits, it is one short call (sched_yield(2)). Requests on streams became dearer by it, 1.1 times.
+    fn let_others_send(&mut self, timeout_ms: i32) {
+        if timeout_ms > 0 && self.udp_sockets >= BUSY_SOCKETS {
+            std::thread::yield_now();
+        }
+        self.udp_sockets = 0;
+    }
+
     pub(super) fn dispatch(&mut self, token: Token, mask: u32) {
         let (lane, now_ms) = (&self.lane, self.now_ms());
         match token {
             Token::Client { .. } | Token::Upstream { .. } => self.tcp.on_event(lane, token, mask, now_ms),
-            Token::UdpFlow { fd, generation } => self.udp.on_flow(lane, fd, generation, now_ms),
+            Token::UdpFlow { fd, generation } => {
+                self.udp_sockets += 1;
+                self.udp.on_flow(lane, fd, generation, now_ms);
+            }
             Token::Listener(slot) => {
                 self.on_listener(slot, now_ms);
                 // One event of it is a whole batch of connections or datagrams.
@@ -157,7 +177,10 @@ impl Worker {
                 sets.for_each(|set| epoll::remove(*set, lane.sockets[slot as usize]));
             }
             Protocol::Tcp => self.tcp.on_listener(lane, slot, listener, now_ms),
-            Protocol::Udp => self.udp.on_listener(lane, lane.sockets[slot as usize], listener, now_ms),
+            Protocol::Udp => {
+                self.udp_sockets += 1;
+                self.udp.on_listener(lane, lane.sockets[slot as usize], listener, now_ms);
+            }
         }
     }
 
