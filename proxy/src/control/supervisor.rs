@@ -36,7 +36,7 @@ impl Supervisor {
 
     /// Passes an order on; the error is for people.
     pub async fn pass(&self, order: &Order) -> Result<(), String> {
-        if !supervisor_is_up(self.table) {
+        if timeout(PATIENCE, self.comes_up()).await.is_err() {
             return Err(self.gone());
         }
         match timeout(PATIENCE, self.ask(order)).await {
@@ -48,6 +48,13 @@ impl Supervisor {
             Ok(Err(error)) => Err(format!("the order did not reach the supervisor: {error}")),
             Ok(Ok(Answer::Refused(why))) => Err(why),
             Ok(Ok(Answer::Done)) => Ok(()),
+        }
+    }
+
+    /// It may be starting a program, or not get to run; or its twin is about to take its place.
+    async fn comes_up(&self) {
+        while !supervisor_is_up(self.table) {
+            tokio::time::sleep(LOOK).await;
         }
     }
 
