@@ -170,7 +170,9 @@ fn reason_name(reason: u32) -> &'static str {
 /// A name and its length before it.
 const NAME_ROOM: usize = 16;
 
-/// Names by reason, side by side: constants of the program cannot hold addresses.
+/// Names by reason, side by side: constants of the program cannot hold addresses. Its own name goes into the object, and
+/// would tell the directory of the build if it were mangled.
+#[unsafe(no_mangle)]
 static REASON_NAMES: [[u8; NAME_ROOM]; 8] = {
     let mut names = [[0; NAME_ROOM]; 8];
     let mut reason = 0;
