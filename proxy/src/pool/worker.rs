@@ -32,7 +32,6 @@ const WALK_MS: u64 = 1000;
 const MIGRATION_TICKS: u64 = 8;
 /// Steps of a long job, such as events, between two looks at the clock.
 const STEPS_PER_BEAT: u32 = 16;
-
 /// Sockets with datagrams in one turn from which on there may soon be more.
 const BUSY_SOCKETS: u32 = 2;
 
